@@ -1,0 +1,89 @@
+"""One family of errors: every one derives from `CeleryLaravelError`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CeleryLaravelError(Exception):
+    """Base class of every error this library raises on its own account."""
+
+
+class ConfigurationError(CeleryLaravelError, ValueError):
+    """A setting, a job option or a limiter is unknown, of the wrong kind, or contradicts another.
+
+    Raised at start-up or when a task is registered, so that it is seen before
+    a job is dispatched. The message names the option, the value and what to do.
+    """
+
+
+class MaxAttemptsExceededError(CeleryLaravelError):
+    """A job was picked up although it had used up its attempts or its deadline had passed.
+
+    The usual cause is a job that kills its worker, or one that was released
+    more often than ``tries`` allows.
+    """
+
+
+class JobTimedOutError(CeleryLaravelError):
+    """An attempt ran longer than the job's ``timeout``."""
+
+
+class ManuallyFailedError(CeleryLaravelError):
+    """The job called ``self.fail()`` without an exception of its own."""
+
+
+class ModelNotFoundError(CeleryLaravelError):
+    """A model instance among a job's arguments no longer exists."""
+
+
+class BatchNotFoundError(CeleryLaravelError):
+    """No batch of that id is in the store; it may have been deleted or pruned."""
+
+
+class BatchFinishedError(CeleryLaravelError):
+    """Jobs were added to a batch that has finished; start another batch instead."""
+
+
+class JobReleasedError(CeleryLaravelError):
+    """A job run by ``dispatch_sync`` released itself, so there is no result and no queue to wait in.
+
+    Attributes:
+        delay: Seconds after which the job asked to be run again.
+    """
+
+    def __init__(self, message: str = "The job was released", delay: float = 0) -> None:
+        super().__init__(message, delay)
+        self.delay = delay
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class LimitTimeoutError(CeleryLaravelError):
+    """``block()`` ran out before ``throttle()`` or ``funnel()`` had a free slot."""
+
+
+class InvalidSignatureError(CeleryLaravelError):
+    """A closure or an encrypted payload does not carry a valid signature: it was altered, or the key is another."""
+
+
+class InvalidMessageError(CeleryLaravelError):
+    """A message's ``laravel`` header cannot be read: it is damaged, or of a version this library does not know."""
+
+
+class StoreUnavailableError(CeleryLaravelError):
+    """The store did not answer. The change may or may not have been made.
+
+    Attributes:
+        url: Where the store is, without its password.
+    """
+
+    def __init__(self, url: str, reason: Any = None) -> None:
+        super().__init__(url, None if reason is None else str(reason))
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f" ({self.reason})" if self.reason is not None else ""
+        return f"Cannot reach the store at {self.url}{because}. Is it running, and is 'laravel_store' right?"
