@@ -1,0 +1,76 @@
+# `make` alone lists what there is. Everything runs in a virtual environment inside the checkout.
+VENV ?= .venv
+BIN := $(VENV)/bin
+# More for the tool in question, as in: make test ARGS="-k batch -x"
+ARGS ?=
+MATRIX ?= 5.5 5.6 5.7
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# -- environment -----------------------------------------------------------------------------------
+# One stamp for what the demo needs, one for everything: whoever only looks at the demo waits less.
+$(BIN)/python:
+	@scripts/make-venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --editable '.[sqlalchemy,cli]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing the library and its tools into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.dev ## Create .venv and install everything (at once when nothing changed)
+
+# -- seeing it -------------------------------------------------------------------------------------
+demo: $(VENV)/.demo ## Import a real file with a real worker; needs Python alone
+	@$(BIN)/python -m tasks_examples.import_csv $(ARGS)
+
+bench: $(VENV)/.dev ## Measure against plain Celery, and write benchmarks/results.json
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# -- checking it -----------------------------------------------------------------------------------
+test: $(VENV)/.dev ## Run the tests with the servers that are there, or can be started
+	@$(BIN)/python -m pytest $(ARGS)
+
+fmt: $(VENV)/.dev ## Format the code, and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+lint: $(VENV)/.dev ## Check style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.dev ## Check types
+	@$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check that imports point one way
+	@$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## Build the documentation, and run the code in it
+	@$(BIN)/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html
+	@$(BIN)/python -m pytest -p no:randomly --doctest-modules celery_laravel docs README.md $(ARGS)
+	@echo "Built: docs/_build/html/index.html"
+
+matrix: $(VENV)/.dev ## Run the tests that depend on Celery's version with each of $(MATRIX)
+	@scripts/matrix $(MATRIX)
+
+matrix-short: $(VENV)/.dev
+	@scripts/matrix --short $(MATRIX)
+
+celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
+	@tests/celery_suite/run.sh unit celery_laravel:Job .
+	@tests/celery_suite/run.sh integration celery_laravel:Job .
+
+ci: lint types imports test docs matrix-short ## What the pipeline runs
+
+clean: ## Remove what these commands made, the virtual environment included
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find celery_laravel tests benchmarks tasks_examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
