@@ -40,9 +40,23 @@ class ModelNotFoundError(CeleryLaravelError):
 class BatchNotFoundError(CeleryLaravelError):
     """No batch of that id is in the store; it may have been deleted or pruned."""
 
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+
+    def __str__(self) -> str:
+        return f"There is no batch {self.batch_id!r} in the store; it may have been deleted or pruned."
+
 
 class BatchFinishedError(CeleryLaravelError):
     """Jobs were added to a batch that has finished; start another batch instead."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+
+    def __str__(self) -> str:
+        return f"The batch {self.batch_id!r} has finished; start another batch for further jobs."
 
 
 class JobReleasedError(CeleryLaravelError):

@@ -1,0 +1,1 @@
+"""What travels: options, header, exceptions and callbacks as data."""

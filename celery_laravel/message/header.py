@@ -1,0 +1,135 @@
+"""The ``laravel`` header: everything this library adds to a message.
+
+A message without the header is a job's first turn, with nothing behind it. The
+header travels as a small mapping of plain values, so that any serializer and
+any broker carries it, and begins with a version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel.errors import InvalidMessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAME = "laravel"
+VERSION = 1
+
+NOT_REPUBLISHED = frozenset({"redelivered", "x-delivery-count", "x-acquired-count"})
+"""Headers that brokers write on a delivery; on a message that is sent again they would be lies."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a message says about its job.
+
+    ``turn`` counts how often the job has been put back, ``attempts`` and
+    ``exceptions`` what lies behind it, ``deadline`` is when ``retry_until`` ends
+    (seconds since the epoch). ``batch_id`` and ``index`` say which member of
+    which batch it is, ``callback`` that it is a callback of a batch. Keys of the
+    same version that are not known are carried along in ``extra``.
+    """
+
+    turn: int = 0
+    attempts: int = 0
+    exceptions: int = 0
+    deadline: float | None = None
+    batch_id: str | None = None
+    index: int | None = None
+    callback: str | None = None
+    extra: Mapping[str, Any] = field(default=_NOTHING, compare=True)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to say, so that the message goes without the header."""
+        return self == _EMPTY
+
+    def next_turn(self, *, attempts: int, exceptions: int, deadline: float | None) -> Header:
+        """The header of the message that puts the job back."""
+        return replace(self, turn=self.turn + 1, attempts=attempts, exceptions=exceptions, deadline=deadline)
+
+    def afresh(self, *, deadline: float | None = None) -> Header:
+        """The header of a failed job that is tried again: attempt 1, in a turn of its own."""
+        return replace(self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline)
+
+    def encode(self) -> dict[str, Any]:
+        """The header as it travels; fields that say nothing are left out."""
+        data: dict[str, Any] = {"v": VERSION, **self.extra}
+        for key, default in _FIELDS.items():
+            value = getattr(self, key)
+            if value != default:
+                data[key] = value
+        return data
+
+    @classmethod
+    def decode(cls, data: Any) -> Header:
+        """Read a header, or an empty one from None.
+
+        Raises:
+            InvalidMessageError: It is not a mapping, of another version, or a
+                field has the wrong type.
+        """
+        if data is None:
+            return _EMPTY
+        if not isinstance(data, dict):
+            raise InvalidMessageError(f"The message's {NAME!r} header is not a mapping but {type(data).__name__}.")
+        version = data.get("v")
+        if version != VERSION or isinstance(version, bool):
+            msg = (
+                f"The message's {NAME!r} header has version {version!r}; this library reads version {VERSION}. "
+                "Update celery-laravel on the workers before the processes that dispatch."
+            )
+            raise InvalidMessageError(msg)
+        values: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            if key in _FIELDS:
+                values[key] = _checked(key, value)
+            elif key != "v":
+                extra[str(key)] = value
+        if (values.get("batch_id") is None) != (values.get("index") is None):
+            raise InvalidMessageError(f"The message's {NAME!r} header names a batch without a member, or a member without a batch.")
+        return cls(**values, extra=extra or _NOTHING)
+
+
+_FIELDS: dict[str, Any] = {
+    "turn": 0,
+    "attempts": 0,
+    "exceptions": 0,
+    "deadline": None,
+    "batch_id": None,
+    "index": None,
+    "callback": None,
+}
+_EMPTY = Header()
+
+
+def read_header(headers: Mapping[str, Any] | None) -> Header:
+    """The library's header among a message's, empty when there is none."""
+    return Header.decode(headers.get(NAME)) if headers else _EMPTY
+
+
+def with_header(headers: Mapping[str, Any] | None, header: Header) -> dict[str, Any]:
+    """A message's headers with the library's in them, less those that brokers write on a delivery."""
+    result = {key: value for key, value in (headers or {}).items() if key not in NOT_REPUBLISHED and key != NAME}
+    if not header.is_empty:
+        result[NAME] = header.encode()
+    return result
+
+
+def _checked(key: str, value: Any) -> Any:
+    if key in {"batch_id", "callback"}:
+        valid = value is None or isinstance(value, str)
+    elif key == "deadline":
+        valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == value)
+    else:
+        valid = (value is None and key == "index") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+    if not valid:
+        raise InvalidMessageError(f"The message's {NAME!r} header has {key} = {value!r}.")
+    return value

@@ -1,0 +1,206 @@
+"""What a job declares about itself, checked once when its task is registered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from numbers import Real
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from celery import Task
+
+Seconds = float
+
+OPTION_NAMES = (
+    "tries",
+    "max_exceptions",
+    "backoff",
+    "retry_until",
+    "timeout",
+    "fail_on_timeout",
+    "middleware",
+    "failed",
+    "tags",
+)
+
+NOT_YET = (
+    "unique",
+    "unique_for",
+    "unique_id",
+    "unique_via",
+    "debounce_for",
+    "max_wait",
+    "delete_when_missing_models",
+    "encrypted",
+    "after_commit",
+)
+"""Options of the documented surface that this version does not have: declaring one is an error, never silently ignored."""
+
+_ALL_OF_CELERYS_RETRYING = ("autoretry_for", "max_retries")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """The options of one task, as declared; None where nothing was.
+
+    ``backoff`` is a number of seconds, a sequence of them, or a callable
+    ``(task, attempt, exc) -> number``; ``retry_until`` a `timedelta`, an aware
+    `datetime`, or a callable ``(task, *args, **kwargs)``; ``middleware`` a
+    sequence or a callable ``(task, *args, **kwargs)``. A callable takes the task
+    first, whether it was written as a method or given to the decorator.
+    """
+
+    tries: int | None = None
+    max_exceptions: int | None = None
+    backoff: Any = None
+    retry_until: Any = None
+    timeout: Seconds | None = None
+    fail_on_timeout: bool = False
+    middleware: Any = ()
+    failed: Callable[..., Any] | None = None
+    tags: Any = ()
+
+    @property
+    def limits_attempts(self) -> bool:
+        """Whether the job counts its attempts, so that an exception may lead to another one."""
+        return self.tries is not None or self.retry_until is not None or self.max_exceptions is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing at all was declared, so that the task behaves as under plain Celery."""
+        return self == _PLAIN
+
+
+_PLAIN = JobOptions()
+
+
+def read_options(task: type[Task], base: type) -> JobOptions:
+    """Read and check what a task's class declares over ``base``, the class that offers the options.
+
+    Raises:
+        ConfigurationError: An option is unknown, of the wrong kind, or
+            contradicts another; the message names task, option and value.
+    """
+    _refuse_unknown(task, base)
+    given = {name: _declared(task, base, name) for name in OPTION_NAMES}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        _check(task, name, value)
+    _refuse_contradictions(task, base, given)
+    return JobOptions(**given)
+
+
+def _declared(task: type[Task], base: type, name: str) -> Any:
+    """The option's value where a class below ``base`` sets it, as it stands in that class."""
+    for cls in task.__mro__:
+        if cls is base or cls.__name__ == "object":
+            continue
+        if issubclass(base, cls):
+            continue
+        if name in vars(cls):
+            value = vars(cls)[name]
+            return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return None
+
+
+def _refuse_unknown(task: type[Task], base: type) -> None:
+    for name in NOT_YET:
+        value = _declared(task, base, name)
+        if value:
+            msg = f"Task {task.name!r}: the option {name} = {value!r} is not available in this version. Remove it."
+            raise ConfigurationError(msg)
+    own = vars(task)
+    declares = any(_declared(task, base, name) is not None for name in OPTION_NAMES)
+    for name, value in own.items():
+        if name.startswith("_") or any(hasattr(cls, name) for cls in task.__mro__[1:]) or name in {"name", "app", "run"}:
+            continue
+        near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
+        if near and (len(name) > 4 or declares) and not isinstance(value, (FunctionType, property)):
+            msg = f"Task {task.name!r}: unknown option {name} = {value!r}. Did you mean {near[0]!r}?"
+            raise ConfigurationError(msg)
+        if declares and "_decorated" in own and task.__mro__[1] is not base and not _is_ours(task.__mro__[1]):
+            continue  # a base class of the user's own may look for attributes we do not know
+        if declares and "_decorated" in own:
+            msg = f"Task {task.name!r}: unknown option {name} = {value!r}. The options of a job are: {', '.join(OPTION_NAMES)}."
+            raise ConfigurationError(msg)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in {"celery", "celery_laravel"}
+
+
+def _check(task: type[Task], name: str, value: Any) -> None:
+    is_valid, wanted = _CHECKS[name]
+    if not is_valid(value):
+        raise ConfigurationError(f"Task {task.name!r}: {name} must be {wanted}, not {value!r}.")
+    if name == "retry_until" and isinstance(value, datetime) and value.tzinfo is None:
+        msg = (
+            f"Task {task.name!r}: retry_until = {value!r} has no time zone. Give an aware datetime, such as "
+            "datetime.now(timezone.utc) + timedelta(hours=1), or a timedelta counted from dispatch."
+        )
+        raise ConfigurationError(msg)
+
+
+def _refuse_contradictions(task: type[Task], base: type, given: dict[str, Any]) -> None:
+    for ours in ("tries", "retry_until", "max_exceptions"):
+        for theirs in _ALL_OF_CELERYS_RETRYING:
+            value = _declared(task, base, theirs)
+            if ours in given and value:
+                msg = (
+                    f"Task {task.name!r} declares {ours} = {given[ours]!r} and {theirs} = {value!r}, which both say when to try again. "
+                    f"Keep one: {ours} with backoff, or Celery's {theirs}."
+                )
+                raise ConfigurationError(msg)
+    if "timeout" in given and _declared(task, base, "soft_time_limit") is not None:
+        msg = f"Task {task.name!r} declares timeout = {given['timeout']!r} and soft_time_limit, which are the same limit. Keep timeout."
+        raise ConfigurationError(msg)
+
+
+def is_seconds(value: Any) -> bool:
+    """Whether a value can be a duration in seconds: a finite number that is not negative."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_duration(value: Any) -> bool:
+    return is_seconds(value) or (isinstance(value, timedelta) and value >= timedelta(0))
+
+
+def _is_backoff(value: Any) -> bool:
+    if callable(value) or _is_duration(value):
+        return True
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(_is_duration, value))
+
+
+def _is_middleware(value: Any) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(callable(item) for item in value)
+    return isinstance(value, FunctionType) or callable(value)
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "tries": (_is_count, "a whole number of attempts, 0 for no limit"),
+    "max_exceptions": (lambda v: _is_count(v) and v > 0, "a whole number above 0"),
+    "backoff": (_is_backoff, "seconds (not negative), a sequence of seconds, or a function (task, attempt, exc)"),
+    "retry_until": (
+        lambda v: isinstance(v, (timedelta, datetime)) or callable(v),
+        "a timedelta, an aware datetime, or a function (task, *args, **kwargs)",
+    ),
+    "timeout": (lambda v: _is_duration(v) and bool(v), "a number of seconds above 0"),
+    "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
+    "middleware": (_is_middleware, "a sequence of callables (job, next), or a function (task, *args, **kwargs) that returns one"),
+    "failed": (callable, "a function (task, exc, *args, **kwargs)"),
+    "tags": (
+        lambda v: callable(v) or (isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(t, str) for t in v)),
+        "a sequence of strings, or a function (task, *args, **kwargs)",
+    ),
+}

@@ -1,0 +1,192 @@
+"""The ``laravel_*`` settings of a Celery app, read once and checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+from weakref import WeakKeyDictionary
+
+from celery_laravel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+EMBEDDED_STORE = "sqlite:///celery-laravel.db"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one app. Times are in seconds; the fields are described in the reference of settings."""
+
+    store: str
+    failed_store: str
+    prefix: str = "laravel"
+    tries: int | None = None
+    backoff: float | Sequence[float] | None = None
+    timeout: float | None = None
+    release_counts: bool = True
+    after_commit: bool = False
+    secret_key: str | Sequence[str] | None = None
+    connections: Mapping[str, str] = field(default_factory=dict)
+    durable_delay: float | None = None
+    safe_redis: bool = False
+    watch: bool = False
+
+
+KEYS = tuple(f"laravel_{f.name}" for f in fields(Settings))
+
+_NOT_YET: dict[str, tuple[Any, str]] = {
+    "laravel_after_commit": (False, "dispatch after commit"),
+    "laravel_secret_key": (None, "signed closures and encrypted payloads"),
+    "laravel_connections": ({}, "named connections"),
+    "laravel_durable_delay": (None, "delays that wait in the store"),
+    "laravel_safe_redis": (False, "the atomic Redis reservation"),
+    "laravel_watch": (False, "the record of recent jobs"),
+}
+"""Settings of the documented surface whose feature this version does not have: only their "off" is taken."""
+
+
+def read_settings(app: Celery) -> Settings:
+    """Read and check an app's settings.
+
+    Raises:
+        ConfigurationError: A ``laravel_*`` key is unknown, or its value is of
+            the wrong type; the message names the key.
+    """
+    given = dict(_given(app))
+    for key, value in given.items():
+        _check(key, value)
+    values = {key.removeprefix("laravel_"): value for key, value in given.items() if value is not None}
+    values.setdefault("store", _default_store(app))
+    values.setdefault("failed_store", values["store"])
+    return Settings(**values)
+
+
+_settings: WeakKeyDictionary[Celery, Settings] = WeakKeyDictionary()
+
+
+def settings_of(app: Celery) -> Settings:
+    """The settings of an app, read the first time they are asked for."""
+    try:
+        return _settings[app]
+    except KeyError:
+        return _settings.setdefault(app, read_settings(app))
+
+
+def forget_settings(app: Celery) -> None:
+    """Read the app's settings anew the next time: its configuration has been changed."""
+    _settings.pop(app, None)
+
+
+def without_password(url: str) -> str:
+    """A URL fit for a log, a record or a page: its password is replaced by asterisks."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    netloc = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def _given(app: Celery) -> Iterator[tuple[str, Any]]:
+    """The ``laravel_*`` keys as the user wrote them, less the app's namespace (Django's ``CELERY_LARAVEL_STORE``)."""
+    namespace = f"{app.namespace}_".lower() if app.namespace else ""
+    for key in app.conf:
+        name = str(key).lower().removeprefix(namespace)
+        if name.startswith("laravel_"):
+            yield name, app.conf[key]
+
+
+def _check(key: str, value: Any) -> None:
+    checks = {
+        "laravel_store": (_is_text, "a URL such as 'redis://localhost:6379/0'"),
+        "laravel_failed_store": (_is_text, "a URL, or 'null://' to keep no failed jobs"),
+        "laravel_prefix": (_is_text, "a non-empty string"),
+        "laravel_tries": (_is_count, "a whole number of attempts, 0 for no limit"),
+        "laravel_backoff": (_is_backoff, "seconds, or a sequence of seconds"),
+        "laravel_timeout": (_is_positive, "a number of seconds above 0"),
+        "laravel_release_counts": (_is_bool, "True or False"),
+        "laravel_after_commit": (_is_bool, "True or False"),
+        "laravel_secret_key": (_is_key, "a string, or a list of strings"),
+        "laravel_connections": (lambda v: isinstance(v, Mapping), "a mapping of names to broker URLs"),
+        "laravel_durable_delay": (_is_seconds, "a number of seconds, or None"),
+        "laravel_safe_redis": (_is_bool, "True or False"),
+        "laravel_watch": (_is_bool, "True or False"),
+    }
+    if key not in checks:
+        near = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" The settings are: {', '.join(KEYS)}."
+        msg = f"Unknown setting {key!r} = {value!r}.{hint}"
+        raise ConfigurationError(msg)
+    is_valid, wanted = checks[key]
+    if value is not None and not is_valid(value):
+        msg = f"The setting {key!r} must be {wanted}, not {value!r}."
+        raise ConfigurationError(msg)
+    if key in _NOT_YET and value is not None and value != _NOT_YET[key][0]:
+        off, feature = _NOT_YET[key]
+        msg = f"The setting {key!r} = {value!r} asks for {feature}, which this version does not have. Remove it, or set it to {off!r}."
+        raise ConfigurationError(msg)
+
+
+def _default_store(app: Celery) -> str:
+    """The broker's URL if it is Redis, else the result backend's if Redis or SQL, else an SQLite file in the working directory.
+
+    A ``database+…`` broker counts with its database, so that an app which
+    lives in one database keeps everything in it.
+    """
+    broker = _first_url(app.conf.broker_write_url or app.conf.broker_url or "")
+    if _is_redis(broker):
+        return broker
+    if broker.startswith("database+"):
+        return broker.removeprefix("database+").partition("?")[0]
+    backend = _first_url(app.conf.result_backend or "")
+    if _is_redis(backend):
+        return backend
+    if backend.startswith("db+"):
+        return backend.removeprefix("db+")
+    return EMBEDDED_STORE
+
+
+def _first_url(urls: Any) -> str:
+    if isinstance(urls, str):
+        return urls.partition(";")[0]
+    return str(urls[0]) if isinstance(urls, Sequence) and urls else ""
+
+
+def _is_redis(url: str) -> bool:
+    return url.partition("://")[0] in {"redis", "rediss", "sentinel", "redis+cluster", "rediss+cluster", "redis+socket"}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_seconds(value) and value > 0
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_backoff(value: Any) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) > 0 and all(_is_seconds(v) for v in value)
+    return _is_seconds(value)
+
+
+def _is_key(value: Any) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) > 0 and all(_is_text(v) for v in value)
+    return _is_text(value)

@@ -1,0 +1,1 @@
+"""What is remembered: contracts, records, and a folder for each back end."""

@@ -1,0 +1,123 @@
+"""From a URL to a store, and from an app to its stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from celery_laravel.errors import ConfigurationError
+from celery_laravel.settings import settings_of, without_password
+from celery_laravel.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_laravel.stores.contracts import FailedJobStore, Store
+
+_REDIS = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis+cluster", "rediss+cluster"})
+
+
+def open_store(url: str, *, prefix: str = "laravel") -> Store:
+    """A store for a URL. It connects when it is first used, in each process anew.
+
+    Raises:
+        ConfigurationError: The URL's scheme is not known, or the extra that it
+            needs is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if scheme == "memory":
+        return MemoryStore(url, prefix)
+    if scheme in _REDIS:
+        try:
+            from celery_laravel.stores.redis import RedisStore
+        except ModuleNotFoundError as error:
+            raise _missing_extra(url, "redis", error) from error
+        return RedisStore(url, prefix)
+    try:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+        from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
+    except ModuleNotFoundError as error:
+        raise _missing_extra(url, "sqlalchemy", error) from error
+    try:
+        make_url(url).get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        msg = (
+            f"The setting 'laravel_store' = {without_password(url)!r} is no store this library knows. "
+            "Use redis://, rediss://, sentinel://, an SQLAlchemy URL such as sqlite:///jobs.db, or memory://."
+        )
+        raise ConfigurationError(msg) from error
+    return SQLAlchemyStore(url, prefix)
+
+
+class NullFailedJobStore:
+    """A `FailedJobStore` that keeps nothing (``null://``)."""
+
+    def record(self, job: object) -> bool:
+        """Take the record as new, so that hooks and signals run as for any failure."""
+        return True
+
+    def find(self, job_id: str) -> None:
+        """Nothing is kept."""
+
+    def all(self, *, queue: str | None = None, limit: int | None = None) -> list[object]:  # noqa: ARG002  the contract's
+        """Nothing is kept."""
+        return []
+
+    def count(self, *, queue: str | None = None) -> int:  # noqa: ARG002  the contract's
+        """Nothing is kept."""
+        return 0
+
+    def forget(self, job_id: str) -> bool:  # noqa: ARG002  the contract's
+        """Nothing is kept."""
+        return False
+
+    def flush(self, *, before: object = None) -> int:  # noqa: ARG002  the contract's
+        """Nothing is kept."""
+        return 0
+
+
+_stores: WeakKeyDictionary[Celery, Store] = WeakKeyDictionary()
+_failed: WeakKeyDictionary[Celery, FailedJobStore] = WeakKeyDictionary()
+
+
+def store_of(app: Celery) -> Store:
+    """The app's store, opened the first time it is asked for."""
+    store = _stores.get(app)
+    if store is None:
+        settings = settings_of(app)
+        store = _stores.setdefault(app, open_store(settings.store, prefix=settings.prefix))
+    return store
+
+
+def failed_jobs_of(app: Celery) -> FailedJobStore:
+    """Where the app keeps its failed jobs: its store, unless ``laravel_failed_store`` says otherwise."""
+    failed = _failed.get(app)
+    if failed is None:
+        settings = settings_of(app)
+        if settings.failed_store == settings.store:
+            failed = store_of(app).failed_jobs
+        elif settings.failed_store.startswith("null://"):
+            failed = NullFailedJobStore()  # type: ignore[assignment]  # lists of nothing are lists of anything
+        elif settings.failed_store.startswith("dynamodb://"):
+            msg = f"The setting 'laravel_failed_store' = {settings.failed_store!r}: DynamoDB is not available in this version."
+            raise ConfigurationError(msg)
+        else:
+            failed = open_store(settings.failed_store, prefix=settings.prefix).failed_jobs
+        failed = _failed.setdefault(app, failed)
+    return failed
+
+
+def forget_stores(app: Celery) -> None:
+    """Close the app's stores and open them anew when they are next used: its settings have been changed."""
+    store = _stores.pop(app, None)
+    _failed.pop(app, None)
+    if store is not None:
+        store.close()
+
+
+def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The store {without_password(url)!r} needs the module {error.name!r}, which is not installed: pip install 'celery-laravel[{extra}]'."
+    )

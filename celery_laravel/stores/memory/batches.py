@@ -1,0 +1,225 @@
+"""Batches in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel import clock
+from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
+from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, MemberState
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime, timedelta
+
+    from celery_laravel.stores.records import MemberEnd, NewBatch
+
+
+@dataclass
+class _Batch:
+    new: NewBatch
+    created_at: float
+    members: list[MemberState] = field(default_factory=list)
+    pending: int = 0
+    skipped: int = 0
+    failed_ids: dict[int, str] = field(default_factory=dict)
+    is_open: bool = True
+    cancelled_at: float | None = None
+    finished_at: float | None = None
+    first_exception: Any = None
+    fired: set[str] = field(default_factory=set)
+    due: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class MemoryBatchStore:
+    """A `BatchStore` in a dictionary."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._batches: dict[str, _Batch] = {}
+
+    def create(self, batch: NewBatch) -> BatchRecord:
+        with self._lock:
+            return _record(self._batches.setdefault(batch.id, _Batch(batch, clock.now())))
+
+    def add(self, batch_id: str, count: int) -> int:
+        with self._lock:
+            batch = self._known(batch_id)
+            if batch.finished_at is not None:
+                raise BatchFinishedError(batch_id)
+            first = len(batch.members)
+            batch.members.extend([MemberState.PENDING] * count)
+            batch.pending += count
+            return first
+
+    def close(self, batch_id: str) -> BatchChange:
+        with self._lock:
+            batch = self._known(batch_id)
+            if not batch.is_open:
+                return BatchChange(_record(batch), changed=False)
+            batch.is_open = False
+            due = _finish(batch)
+            return BatchChange(_record(batch), changed=True, due=due)
+
+    def end_member(self, end: MemberEnd) -> BatchChange | None:
+        with self._lock:
+            batch = self._batches.get(end.batch_id)
+            if batch is None:
+                return None
+            if not _is_in(batch, end.index, MemberState.PENDING):
+                return BatchChange(_record(batch), changed=False)
+            batch.members[end.index] = end.state
+            batch.pending -= 1
+            for index in end.skips:
+                if _is_in(batch, index, MemberState.PENDING):
+                    batch.members[index] = MemberState.SKIPPED
+                    batch.pending -= 1
+                    batch.skipped += 1
+            due: tuple[Callback, ...] = ()
+            if end.state is MemberState.SKIPPED:
+                batch.skipped += 1
+            elif end.state is MemberState.FAILED:
+                due = _fail(batch, end)
+            due += _finish(batch)
+            return BatchChange(_record(batch), changed=True, due=due)
+
+    def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            if batch is None:
+                return None
+            if not _is_in(batch, index, MemberState.FAILED) or batch.failed_ids.get(index) != job_id:
+                return BatchChange(_record(batch), changed=False)
+            del batch.failed_ids[index]
+            batch.members[index] = MemberState.PENDING
+            batch.pending += 1
+            for skipped in skips:
+                if _is_in(batch, skipped, MemberState.SKIPPED):
+                    batch.members[skipped] = MemberState.PENDING
+                    batch.skipped -= 1
+                    batch.pending += 1
+            batch.finished_at = None
+            return BatchChange(_record(batch), changed=True)
+
+    def cancel(self, batch_id: str) -> BatchChange | None:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            if batch is None:
+                return None
+            changed = batch.cancelled_at is None
+            if changed:
+                batch.cancelled_at = clock.now()
+            return BatchChange(_record(batch), changed=changed)
+
+    def find(self, batch_id: str) -> BatchRecord | None:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            return None if batch is None else _record(batch)
+
+    def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
+        with self._lock:
+            newest = sorted(self._batches.values(), key=_age, reverse=True)
+            if before is not None and before in self._batches:
+                newest = [batch for batch in newest if _age(batch) < _age(self._batches[before])]
+            return [_record(batch) for batch in newest[:limit]]
+
+    def delete(self, batch_id: str) -> bool:
+        with self._lock:
+            return self._batches.pop(batch_id, None) is not None
+
+    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            for kind, position in callbacks if batch is not None else ():
+                batch.due.pop((kind, position), None)  # type: ignore[union-attr]  # the loop is empty without a batch
+
+    def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
+        with self._lock:
+            latest = clock.now() - older_than.total_seconds()
+            return [
+                (_record(batch), _callback(batch, kind, position))
+                for batch in self._batches.values()
+                for (kind, position), since in batch.due.items()
+                if since <= latest
+            ]
+
+    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
+        with self._lock:
+            gone = [
+                batch.new.id
+                for batch in self._batches.values()
+                if (batch.finished_at is not None and finished_before and batch.finished_at < finished_before.timestamp())
+                or (batch.finished_at is None and created_before and batch.created_at < created_before.timestamp())
+            ]
+            for batch_id in gone:
+                del self._batches[batch_id]
+            return len(gone)
+
+    def _known(self, batch_id: str) -> _Batch:
+        try:
+            return self._batches[batch_id]
+        except KeyError:
+            raise BatchNotFoundError(batch_id) from None
+
+
+def _age(batch: _Batch) -> tuple[float, str]:
+    return batch.created_at, batch.new.id
+
+
+def _is_in(batch: _Batch, index: int, state: MemberState) -> bool:
+    return 0 <= index < len(batch.members) and batch.members[index] is state
+
+
+def _fail(batch: _Batch, end: MemberEnd) -> tuple[Callback, ...]:
+    batch.failed_ids[end.index] = end.job_id
+    if batch.cancelled_at is None and not batch.new.allows_failures:
+        batch.cancelled_at = clock.now()
+    if "catch" in batch.fired:
+        return ()
+    batch.first_exception = end.exception
+    return _fire(batch, ["catch"])
+
+
+def _finish(batch: _Batch) -> tuple[Callback, ...]:
+    if batch.is_open or batch.pending:
+        return ()
+    batch.finished_at = clock.now()
+    every_job_succeeded = not batch.failed_ids and not batch.skipped
+    return _fire(batch, ["then", "finally"] if every_job_succeeded else ["finally"])
+
+
+def _fire(batch: _Batch, kinds: Iterable[str]) -> tuple[Callback, ...]:
+    """Make callbacks due that have not been before, and remember that they are."""
+    due = []
+    for kind in kinds:
+        if kind not in batch.fired:
+            batch.fired.add(kind)
+            due += [_callback(batch, kind, position) for position in range(len(batch.new.callbacks.get(kind, ())))]
+    batch.due.update({(callback.kind, callback.position): clock.now() for callback in due})
+    return tuple(due)
+
+
+def _callback(batch: _Batch, kind: str, position: int) -> Callback:
+    return Callback(kind, position, batch.new.callbacks[kind][position])
+
+
+def _record(batch: _Batch) -> BatchRecord:
+    return BatchRecord(
+        id=batch.new.id,
+        name=batch.new.name,
+        total_jobs=len(batch.members),
+        pending_jobs=batch.pending,
+        failed_jobs=len(batch.failed_ids),
+        skipped_jobs=batch.skipped,
+        failed_job_ids=tuple(batch.failed_ids.values()),
+        options=batch.new.options,
+        callbacks=batch.new.callbacks,
+        allows_failures=batch.new.allows_failures,
+        is_open=batch.is_open,
+        created_at=clock.as_datetime(batch.created_at),
+        cancelled_at=None if batch.cancelled_at is None else clock.as_datetime(batch.cancelled_at),
+        finished_at=None if batch.finished_at is None else clock.as_datetime(batch.finished_at),
+        first_exception=batch.first_exception,
+    )
