@@ -60,15 +60,17 @@ class AttemptStore(Protocol):
         changes and the answer is RELEASED; where it has ended for good, or the
         entry is of a later turn, OVER.
 
-        The entry is forgotten ``keep`` after the last change to it.
+        The entry is forgotten ``keep`` after the last change to it, and never
+        while its lease lasts.
         """
 
     def end(self, end: AttemptEnd, *, keep: timedelta) -> bool:
         """End a turn; True when this call ended it.
 
         Of a final end a marker stays for ``keep``, so that a late copy of the
-        message is recognised. Of any other the counts stay, so that the next
-        message can be sent again should the worker die before it is out.
+        message is recognised. Of any other the counts stay, for the delay and
+        ``keep`` beyond it, so that the next message can be sent again should
+        the worker die before it is out.
         Ending a turn that is over, or one the store does not know, changes
         nothing when a later turn is known, and otherwise leaves the same entry
         behind as the first time.
@@ -78,7 +80,9 @@ class AttemptStore(Protocol):
         """Extend the leases of running attempts, given as job id to owner; return the ids that were still held.
 
         An id whose entry is gone, ended or held by another owner is left
-        alone: the caller has lost it.
+        alone: the caller has lost it. A lease that has run out is held as long
+        as nobody else has started the job. Renewing is a change: the entry is
+        kept for what `begin` was given, counted from now.
         """
 
     def forget(self, job_id: str) -> bool:
@@ -107,7 +111,7 @@ class BatchStore(Protocol):
         """Create a batch, open and without members. Creating an id that exists changes nothing and returns what is there."""
 
     def add(self, batch_id: str, count: int) -> int:
-        """Add ``count`` pending members; return the index of the first.
+        """Add ``count`` pending members; return the index of the first. Indices run from 0, without gaps.
 
         Raises:
             BatchNotFoundError: No such batch.
@@ -125,15 +129,17 @@ class BatchStore(Protocol):
         """Bring a pending member, and the members it ``skips``, to their end.
 
         ``changed`` is False when the member had ended before, whatever its
-        state; skips are then left alone too. Returns None when the batch is
-        not known (deleted or pruned): there is nothing to count.
+        state, and when no member has that index; skips are then left alone
+        too. Of the skips only pending members change. Returns None when the
+        batch is not known (deleted or pruned): there is nothing to count.
         """
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         """Make a failed member pending again, and those it kept from running: it is about to be tried again.
 
-        The batch is then no longer finished. ``changed`` is False when the
-        member was not failed; None when the batch is not known.
+        The batch is then no longer finished; cancelled it stays, and its first
+        exception is kept. ``changed`` is False when the member had not failed
+        as ``job_id``; None when the batch is not known.
         """
 
     def cancel(self, batch_id: str) -> BatchChange | None:
@@ -143,7 +149,10 @@ class BatchStore(Protocol):
         """The batch as it stands, or None."""
 
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
-        """Batches, newest first; with ``before``, only those older than that batch."""
+        """Batches, newest first; with ``before``, only those older than that batch, and none when it is not known.
+
+        An unknown ``before`` ends a walk through the pages; it does not start it again.
+        """
 
     def delete(self, batch_id: str) -> bool:
         """Remove a batch and all about its members; True when there was one. Members that still run are no longer counted."""
@@ -152,10 +161,17 @@ class BatchStore(Protocol):
         """Clear the due marks of callbacks, given as (kind, position), that have been sent."""
 
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
-        """Callbacks that have been due for at least so long and are not marked as sent: whoever was to send them died."""
+        """Callbacks that have been due for at least so long and are not marked as sent: whoever was to send them died.
+
+        The longest due come first. A back end may return part of very many;
+        the rest comes once these are marked.
+        """
 
     def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
-        """Remove batches that finished before an instant, and unfinished ones created before another; return how many."""
+        """Remove batches that finished before an instant, and unfinished ones created before another; return how many.
+
+        Each batch is removed in one step; all of them need not be.
+        """
 
 
 class FailedJobStore(Protocol):
@@ -168,7 +184,7 @@ class FailedJobStore(Protocol):
         """One record, or None."""
 
     def all(self, *, queue: str | None = None, limit: int | None = None) -> list[FailedJob]:
-        """Records, newest first."""
+        """Records, newest first; of the same instant, the later arrival first."""
 
     def count(self, *, queue: str | None = None) -> int:
         """How many records there are."""
@@ -177,7 +193,10 @@ class FailedJobStore(Protocol):
         """Remove one record; True when this call removed it, so of two callers one may act on it."""
 
     def flush(self, *, before: datetime | None = None) -> int:
-        """Remove all records, or those that failed before an instant; return how many."""
+        """Remove all records, or those that failed before an instant; return how many.
+
+        Each record is removed in one step; all of them need not be.
+        """
 
 
 class Store(Protocol):

@@ -104,6 +104,10 @@ class BatchRecord:
     first_exception: Mapping[str, JSON] | None
 
 
+FAILED_IDS_IN_CHANGE = 100
+"""Up to so many failed jobs, a `BatchChange` names them all."""
+
+
 @dataclass(frozen=True)
 class BatchChange:
     """What one step changed in a batch.
@@ -112,6 +116,10 @@ class BatchChange:
     due. ``due`` are the callbacks that this very step made due, in the order
     they are to be sent; the store remembers them as due until
     `BatchStore.mark_sent`.
+
+    Of more than `FAILED_IDS_IN_CHANGE` failed jobs, ``batch.failed_job_ids``
+    may be empty here, so that a step costs the same however many failed
+    before; `BatchStore.find` gives them all.
     """
 
     batch: BatchRecord

@@ -25,6 +25,7 @@ class _Entry:
     owner: str
     until: float  # end of the lease while open; when the next turn is due while released
     expires: float
+    keep: float = 0.0
 
 
 class MemoryAttemptStore:
@@ -55,13 +56,15 @@ class MemoryAttemptStore:
                 if entry.state == "over":
                     return AttemptStart(StartStatus.OVER)
                 if entry.state == "released":
-                    return AttemptStart(StartStatus.RELEASED, entry.attempts, entry.exceptions, max(0.0, entry.until - now))
+                    return AttemptStart(
+                        StartStatus.RELEASED, entry.attempts, entry.exceptions, max(0.0, entry.until - now)
+                    )
                 if entry.until > now and entry.owner != owner:
                     return AttemptStart(StartStatus.RUNNING, delay=entry.until - now)
                 started = max(started, entry.attempts)
-            self._entries[job_id] = _Entry(
-                turn, started + 1, exceptions, "open", owner, now + lease.total_seconds(), now + keep.total_seconds()
-            )
+            until, kept = now + lease.total_seconds(), keep.total_seconds()
+            expires = max(until, now + kept)
+            self._entries[job_id] = _Entry(turn, started + 1, exceptions, "open", owner, until, expires, kept)
             return AttemptStart(StartStatus.STARTED, started + 1, exceptions)
 
     def end(self, end: AttemptEnd, *, keep: timedelta) -> bool:
@@ -70,15 +73,9 @@ class MemoryAttemptStore:
             entry = self._entry(end.job_id, now)
             if entry is not None and (entry.turn > end.turn or (entry.turn == end.turn and entry.state != "open")):
                 return False
-            self._entries[end.job_id] = _Entry(
-                end.turn,
-                end.attempts,
-                end.exceptions,
-                "over" if end.is_final else "released",
-                "",
-                now + end.delay,
-                now + end.delay + keep.total_seconds(),
-            )
+            state, due = ("over", now) if end.is_final else ("released", now + end.delay)
+            expires = due + keep.total_seconds()
+            self._entries[end.job_id] = _Entry(end.turn, end.attempts, end.exceptions, state, "", due, expires)
             return True
 
     def renew(self, owners: Mapping[str, str], *, lease: timedelta) -> frozenset[str]:
@@ -89,7 +86,7 @@ class MemoryAttemptStore:
                 entry = self._entry(job_id, now)
                 if entry is not None and entry.state == "open" and entry.owner == owner:
                     entry.until = now + lease.total_seconds()
-                    entry.expires = max(entry.expires, entry.until)
+                    entry.expires = max(entry.until, now + entry.keep)
                     held.add(job_id)
             return frozenset(held)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import clock
@@ -41,8 +42,9 @@ class MemoryBatchStore:
         self._batches: dict[str, _Batch] = {}
 
     def create(self, batch: NewBatch) -> BatchRecord:
+        kept = replace(batch, options=_as_kept(batch.options), callbacks=_as_kept(batch.callbacks))
         with self._lock:
-            return _record(self._batches.setdefault(batch.id, _Batch(batch, clock.now())))
+            return _record(self._batches.setdefault(batch.id, _Batch(kept, clock.now())))
 
     def add(self, batch_id: str, count: int) -> int:
         with self._lock:
@@ -64,6 +66,7 @@ class MemoryBatchStore:
             return BatchChange(_record(batch), changed=True, due=due)
 
     def end_member(self, end: MemberEnd) -> BatchChange | None:
+        end = replace(end, exception=_as_kept(end.exception))
         with self._lock:
             batch = self._batches.get(end.batch_id)
             if batch is None:
@@ -121,8 +124,9 @@ class MemoryBatchStore:
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         with self._lock:
             newest = sorted(self._batches.values(), key=_age, reverse=True)
-            if before is not None and before in self._batches:
-                newest = [batch for batch in newest if _age(batch) < _age(self._batches[before])]
+            if before is not None:
+                last = self._batches.get(before)
+                newest = [batch for batch in newest if last is not None and _age(batch) < _age(last)]
             return [_record(batch) for batch in newest[:limit]]
 
     def delete(self, batch_id: str) -> bool:
@@ -138,19 +142,25 @@ class MemoryBatchStore:
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
         with self._lock:
             latest = clock.now() - older_than.total_seconds()
-            return [
-                (_record(batch), _callback(batch, kind, position))
+            waiting = [
+                (since, batch, kind, position)
                 for batch in self._batches.values()
                 for (kind, position), since in batch.due.items()
                 if since <= latest
             ]
+            waiting.sort(key=lambda found: found[0])
+            return [(_record(batch), _callback(batch, kind, position)) for _, batch, kind, position in waiting]
 
     def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
         with self._lock:
             gone = [
                 batch.new.id
                 for batch in self._batches.values()
-                if (batch.finished_at is not None and finished_before and batch.finished_at < finished_before.timestamp())
+                if (
+                    batch.finished_at is not None
+                    and finished_before
+                    and batch.finished_at < finished_before.timestamp()
+                )
                 or (batch.finished_at is None and created_before and batch.created_at < created_before.timestamp())
             ]
             for batch_id in gone:
@@ -162,6 +172,11 @@ class MemoryBatchStore:
             return self._batches[batch_id]
         except KeyError:
             raise BatchNotFoundError(batch_id) from None
+
+
+def _as_kept(value: Any) -> Any:
+    """A copy by way of JSON: what a real store would refuse is refused here, and nobody changes what is kept."""
+    return json.loads(json.dumps(value))
 
 
 def _age(batch: _Batch) -> tuple[float, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,10 +21,11 @@ class MemoryFailedJobStore:
         self._jobs: dict[str, FailedJob] = {}
 
     def record(self, job: FailedJob) -> bool:
+        kept = replace(job, payload=json.loads(json.dumps(job.payload)))  # refuses what a real store would
         with self._lock:
             if job.id in self._jobs:
                 return False
-            self._jobs[job.id] = job
+            self._jobs[job.id] = kept
             return True
 
     def find(self, job_id: str) -> FailedJob | None:
