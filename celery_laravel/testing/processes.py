@@ -9,16 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 Found = TypeVar("Found")
 
 PR_SET_PDEATHSIG = 1
 
 
-class ProcessFailedError(AssertionError):
+class ProcessFailedError(RuntimeError):
     """A process ended, or did not end, when the test needed the opposite; the message carries the end of its log."""
 
 
@@ -58,16 +60,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class ProcessGroup:
-    """A command in a process group of its own, with its output in a file.
+class ManagedProcess:
+    """A command in a session of its own, with its output in a file.
 
-    The group is the unit: `kill` and `stop` return once no member of it is
+    The session is the unit: `kill` and `stop` return once no process of it is
     alive, grandchildren included. Should the test run itself be killed, Linux
-    kills the command too, as long as the thread that started it lives.
+    kills the command too, as long as the thread that started it was the main one.
 
-        server = ProcessGroup(["redis-server", "--port", "7001"], log=tmp_path / "redis.log")
+        server = ManagedProcess(["redis-server", "--port", "7001"], log=tmp_path / "redis.log")
         server.start()
-        wait_until(lambda: "Ready to accept" in server.log_text())
+        server.wait_for_log("Ready to accept connections")
         server.stop()
     """
 
@@ -81,6 +83,16 @@ class ProcessGroup:
         user: str | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
+        """Describe the command; nothing is started yet.
+
+        Args:
+            command: The program and its arguments; no shell is involved.
+            log: The file that takes what the command writes.
+            cwd: The folder to start in; that of the test run unless given.
+            env: The whole environment; that of the test run unless given.
+            user: Whom to run as, with the group of the same name; only root can choose.
+            stop_signal: What asks the command to end in an orderly way.
+        """
         self.command = list(command)
         self.log = log
         self.cwd = cwd
@@ -91,15 +103,12 @@ class ProcessGroup:
 
     @property
     def pid(self) -> int:
-        """The id of the command's process, which is also that of its group; the last one's, if it has ended."""
-        if self.process is None:
-            msg = f"{self.command[0]} has not been started"
-            raise ProcessFailedError(msg)
-        return self.process.pid
+        """The id of the command's process and of its session; that of the last start, if it has ended."""
+        return self._started().pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the command itself is alive; members of its group may outlive it."""
+        """Whether the command itself is alive; others of its session may outlive it."""
         return self.process is not None and self.process.poll() is None
 
     @property
@@ -110,10 +119,9 @@ class ProcessGroup:
     def start(self) -> None:
         """Start the command, or start it again; its output is added to that of earlier starts."""
         if self.is_running:
-            msg = f"{self.command[0]} runs already, as process {self.pid}"
-            raise ProcessFailedError(msg)
+            raise self.failure(f"runs already, as process {self.pid}")
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(  # noqa: S603 - a test's own command, and no shell
+            self.process = subprocess.Popen(  # noqa: S603 - a test's own command
                 self.command,
                 cwd=self.cwd,
                 env=None if self.env is None else dict(self.env),
@@ -124,7 +132,7 @@ class ProcessGroup:
                 user=self.user,
                 group=self.user,
                 extra_groups=None if self.user is None else [],
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - only a system call
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - a system call, no locks
             )
 
     def log_text(self) -> str:
@@ -134,15 +142,16 @@ class ProcessGroup:
     def wait_for_log(self, text: str, timeout: float = 30) -> None:
         """Wait until the log contains ``text``; fail at once when the command ends before."""
 
-        def seen() -> bool:
+        def is_logged() -> bool:
+            is_alive = self.is_running
             if text in self.log_text():
                 return True
-            if not self.is_running:
+            if not is_alive:
                 raise self.failure(f"ended with {self.returncode} before it logged {text!r}")
             return False
 
         try:
-            wait_until(_keep(seen), timeout, message=f"{text!r} in the log")
+            wait_until(is_logged, timeout)
         except TimeoutError as error:
             raise self.failure(f"did not log {text!r} within {timeout:g} s") from error
 
@@ -153,43 +162,42 @@ class ProcessGroup:
 
     def wait(self, timeout: float = 30) -> int:
         """Wait for the command to end by itself, and return how it did."""
-        if self.process is None:
-            raise self.failure("has not been started")
         try:
-            return self.process.wait(timeout)
+            return self._started().wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise self.failure(f"still runs after {timeout:g} s") from error
 
     def stop(self, timeout: float = 20) -> int | None:
-        """Ask the command to end, wait ``timeout`` seconds, and kill what is left of the group.
+        """Ask the command to end, wait ``timeout`` seconds, then kill what is left of its session.
 
-        Returns the command's return code: a negative one says that it had to
-        be killed. None means that it was never started.
+        Returns the command's return code; ``-SIGKILL`` says that it was asked
+        in vain. None means that it was never started.
         """
         if self.process is None:
             return None
         self.send(self.stop_signal)
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            pass  # asked in vain: `kill` follows, and the return code tells
+        deadline = time.monotonic() + timeout
+        while self.is_running and time.monotonic() < deadline:
+            time.sleep(0.02)
         self.kill()
         return self.process.returncode
 
     def kill(self) -> None:
-        """SIGKILL to every member of the group; returns once none is alive. Nothing happens if none is."""
+        """SIGKILL to every process of the session; returns once none is alive. Nothing happens if none is."""
         if self.process is None:
             return
-        for pid in self.members():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it ended by itself in between
+        # All are stopped first: a parent that sees its child die may start another.
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in self.members():
+                try:
+                    os.kill(pid, signum)
+                except ProcessLookupError:
+                    continue  # it ended by itself in between
         self.process.wait()
         wait_until(lambda: not self.members(), message=f"the end of the processes of {self.command[0]}")
 
     def members(self) -> list[int]:
-        """The ids of the group's living processes; a zombie that nobody has buried yet is not alive."""
+        """The ids of the session's living processes; a zombie that nobody has buried yet is not alive."""
         return [] if self.process is None else list(_living_members(self.process.pid))
 
     def failure(self, what: str) -> ProcessFailedError:
@@ -197,40 +205,21 @@ class ProcessGroup:
         tail = "\n".join(self.log_text().splitlines()[-25:])
         return ProcessFailedError(f"{' '.join(self.command)}: {what}. Its log ends:\n{tail}")
 
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise self.failure("has not been started")
+        return self.process
 
-def _living_members(group: int) -> Iterator[int]:
+
+def _living_members(session: int) -> Iterator[int]:
     import psutil  # with the extra `testing`
 
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
                 yield process.pid
         except (ProcessLookupError, PermissionError, psutil.Error):
             continue  # gone meanwhile, or not ours to ask about
-
-
-def _keep(condition: Callable[[], bool]) -> Callable[[], bool]:
-    """Let an assertion of ``condition`` through `wait_until`, which would take it for "not yet"."""
-    raised: list[AssertionError] = []
-
-    def asked() -> bool:
-        try:
-            return condition()
-        except AssertionError as error:
-            raised.append(error)
-            return True
-
-    def checked() -> bool:
-        found = asked()
-        if raised:
-            raise _Raised(raised[0])
-        return found
-
-    return checked
-
-
-class _Raised(Exception):
-    pass
 
 
 def _die_with_parent() -> None:

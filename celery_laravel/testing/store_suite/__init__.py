@@ -1,0 +1,66 @@
+"""The tests that every store back end has to pass; a back end is done when it does.
+
+Give a class the fixtures ``store``, a fresh and empty `Store`, and
+``advance``, which lets time pass: `VirtualTime` for a back end that takes the
+time from `celery_laravel.clock`, `ServerTime` for one that goes by a server's.
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store(self) -> Iterator[Store]:
+            store = MyStore("my://localhost", prefix=f"test-{uuid4().hex}")
+            yield store
+            store.close()
+
+        @pytest.fixture
+        def advance(self) -> Advance:
+            return ServerTime()
+
+The tests that try random sequences of calls need ``hypothesis``. For readable
+failures, let pytest rewrite the assertions before this package is imported:
+``pytest.register_assert_rewrite("celery_laravel.testing.store_suite")``.
+"""
+
+from __future__ import annotations
+
+from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptLeaseSuite, AttemptStartSuite
+from celery_laravel.testing.store_suite.batch_callbacks import BatchCallbackSuite
+from celery_laravel.testing.store_suite.batch_members import BatchMemberSuite
+from celery_laravel.testing.store_suite.batches import BatchSuite
+from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
+from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
+from celery_laravel.testing.store_suite.models import ModelSuite
+from celery_laravel.testing.store_suite.settle import SettleSuite
+from celery_laravel.testing.store_suite.times import Advance, ServerTime, VirtualTime
+
+
+class StoreSuite(
+    AttemptStartSuite,
+    AttemptEndSuite,
+    AttemptLeaseSuite,
+    BatchSuite,
+    BatchMemberSuite,
+    BatchCallbackSuite,
+    FailedJobSuite,
+    SettleSuite,
+    ConcurrencySuite,
+    ModelSuite,
+):
+    """Every test of every capability."""
+
+
+__all__ = [
+    "Advance",
+    "AttemptEndSuite",
+    "AttemptLeaseSuite",
+    "AttemptStartSuite",
+    "BatchCallbackSuite",
+    "BatchMemberSuite",
+    "BatchSuite",
+    "ConcurrencySuite",
+    "FailedJobSuite",
+    "ModelSuite",
+    "ServerTime",
+    "SettleSuite",
+    "StoreSuite",
+    "VirtualTime",
+]
