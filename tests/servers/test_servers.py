@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
 from tests.servers import areas
 from tests.servers.contract import ServerMissingError, program
 from tests.servers.redis import CLAIM, at_database
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.servers.contract import Server
+
+    Run = Callable[..., pytest.RunResult]
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +124,7 @@ def test_an_empty_variable_asks_for_no_server() -> None:
 
 def test_a_named_server_that_does_not_answer_is_not_replaced() -> None:
     run = Servers({"TEST_REDIS_URL": "redis://127.0.0.1:1/0"})
-    with pytest.raises(ServerMissingError, match="no answer at redis://127.0.0.1:1/0"):
+    with pytest.raises(ServerMissingError, match=re.escape("no answer at redis://127.0.0.1:1/0")):
         run.url("redis")
 
 
@@ -128,7 +132,7 @@ class TestTheReport:
     """Runs of pytest inside pytest, without a Redis server."""
 
     @pytest.fixture
-    def run(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    def run(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         pytester.makeconftest('pytest_plugins = ["tests.servers.fixtures"]')
         pytester.makepyfile(
             """
@@ -147,7 +151,7 @@ class TestTheReport:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         return lambda *names: pytester.runpytest_subprocess("-p", "no:randomly", "-k", " or ".join(names))
 
-    def test_a_missing_server_is_a_skip_at_the_desk(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_server_is_a_skip_at_the_desk(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CI", raising=False)
         result = run("test_with", "test_lazy")
         result.assert_outcomes(skipped=2)
@@ -156,18 +160,18 @@ class TestTheReport:
             ["redis: missing; TEST_REDIS_URL is empty*", "postgresql: not asked for", "skipped 1: no redis: *"]
         )
 
-    def test_it_is_a_failure_in_the_pipeline(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_a_failure_in_the_pipeline(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CI", "true")
         result = run("test_with")
         result.assert_outcomes(errors=1)
         result.stdout.fnmatch_lines(["*CI is set, so redis has to be there*"])
 
-    def test_any_other_skip_fails_the_pipeline_too(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_any_other_skip_fails_the_pipeline_too(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CI", "true")
         result = run("test_lazy")
         assert result.ret == 1
         result.stdout.fnmatch_lines(["*1 skipped tests make the run fail*"])
 
-    def test_but_not_one_that_names_a_version(self, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_but_not_one_that_names_a_version(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CI", "true")
         assert run("test_of_the_future").ret == 0
