@@ -44,6 +44,7 @@ class VirtualTime:
         monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: self._now))
 
     def __call__(self, interval: timedelta) -> None:
+        """Set the clock forward."""
         self._now += interval.total_seconds()
 
 
@@ -55,5 +56,6 @@ class ServerTime:
     is_exact = False
 
     def __call__(self, interval: timedelta) -> None:
+        """Wait in real time."""
         end = time.monotonic() + interval.total_seconds() + 0.005  # servers may count in milliseconds
         wait_until(lambda: time.monotonic() >= end, interval.total_seconds() + 5, interval=0.005)

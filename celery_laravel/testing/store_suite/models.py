@@ -1,0 +1,30 @@
+# ruff: noqa: D102  the name of a test is its sentence
+"""Random sequences of calls, compared with models too simple to be wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from celery_laravel.stores.contracts import Store
+
+EXAMPLES = 40
+STEPS = 40
+
+
+class ModelSuite:
+    """A store does what a model of it in plain lists and dictionaries does."""
+
+    def test_batches_follow_their_model(self, store: Store) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.batch_machine import check_batches
+
+        check_batches(store, examples=EXAMPLES, steps=STEPS)
+
+    def test_attempts_follow_their_model(self, store: Store) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.attempt_machine import check_attempts
+
+        check_attempts(store, examples=EXAMPLES, steps=STEPS)

@@ -1,0 +1,55 @@
+"""Which back ends the conformance suite runs on, and how each is made fresh and empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from celery_laravel.stores.contracts import Store
+from celery_laravel.stores.memory import MemoryStore
+
+pytest.register_assert_rewrite("celery_laravel.testing.store_suite")
+
+from celery_laravel.testing.store_suite import Advance, ServerTime, VirtualTime  # noqa: E402  rewritten first
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """How to open a fresh and empty store, which is gone when the context ends.
+
+    ``open`` may ask for fixtures, and may skip. ``server_clock`` says whose
+    time the store goes by; ``marks`` are pytest's markers for the servers it needs.
+    """
+
+    open: Callable[[pytest.FixtureRequest], AbstractContextManager[Store]]
+    server_clock: bool
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+@contextmanager
+def memory(request: pytest.FixtureRequest) -> Iterator[Store]:
+    yield MemoryStore()
+
+
+BACK_ENDS: dict[str, BackEnd] = {
+    "memory": BackEnd(memory, server_clock=False),
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=back_end.marks) for name, back_end in BACK_ENDS.items()])
+def back_end(request: pytest.FixtureRequest) -> BackEnd:
+    return BACK_ENDS[request.param]
+
+
+@pytest.fixture
+def advance(back_end: BackEnd, monkeypatch: pytest.MonkeyPatch) -> Advance:
+    return ServerTime() if back_end.server_clock else VirtualTime(monkeypatch)
+
+
+@pytest.fixture
+def store(back_end: BackEnd, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with back_end.open(request) as store:
+        yield store
