@@ -154,14 +154,10 @@ class MemoryBatchStore:
     def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
         with self._lock:
             gone = [
-                batch.new.id
-                for batch in self._batches.values()
-                if (
-                    batch.finished_at is not None
-                    and finished_before
-                    and batch.finished_at < finished_before.timestamp()
-                )
-                or (batch.finished_at is None and created_before and batch.created_at < created_before.timestamp())
+                batch_id
+                for batch_id, batch in self._batches.items()
+                if _is_before(batch.finished_at, finished_before)
+                or (batch.finished_at is None and _is_before(batch.created_at, created_before))
             ]
             for batch_id in gone:
                 del self._batches[batch_id]
@@ -177,6 +173,11 @@ class MemoryBatchStore:
 def _as_kept(value: Any) -> Any:
     """A copy by way of JSON: what a real store would refuse is refused here, and nobody changes what is kept."""
     return json.loads(json.dumps(value))
+
+
+def _is_before(reading: float | None, instant: datetime | None) -> bool:
+    """Compare as a record would: a reading of the clock is finer than its datetime, which may be the later one."""
+    return reading is not None and instant is not None and clock.as_datetime(reading) < instant
 
 
 def _age(batch: _Batch) -> tuple[float, str]:

@@ -40,7 +40,7 @@ class VirtualTime:
     is_exact = True
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._now = time.time()
+        self._now = int(time.time()) + 0.1234567  # an instant that no datetime meets exactly
         monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: self._now))
 
     def __call__(self, interval: timedelta) -> None:
