@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 Found = TypeVar("Found")
 
@@ -60,6 +61,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def find_program(*names: str, folders: Sequence[str] = ()) -> str:
+    """The path of the first of these programs that is installed.
+
+    Args:
+        names: What it may be called.
+        folders: Patterns of folders to look into before the search path, the highest version first.
+
+    Raises:
+        FileNotFoundError: None of them is.
+    """
+    for folder in folders:
+        for found in sorted(Path("/").glob(folder.lstrip("/")), reverse=True):
+            for name in names:
+                if (found / name).is_file():
+                    return str(found / name)
+    for name in names:
+        # servers are often in folders that the search path of ordinary users leaves out
+        if path := shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin"):
+            return path
+    msg = f"{names[0]} is not installed"
+    raise FileNotFoundError(msg)
+
+
 class ManagedProcess:
     """A command in a session of its own, with its output in a file.
 
@@ -100,6 +124,7 @@ class ManagedProcess:
         self.user = user
         self.stop_signal = stop_signal
         self.process: subprocess.Popen[bytes] | None = None
+        self._log_before = 0  # bytes that earlier starts have written
 
     @property
     def pid(self) -> int:
@@ -121,6 +146,7 @@ class ManagedProcess:
         if self.is_running:
             raise self.failure(f"runs already, as process {self.pid}")
         with self.log.open("ab") as output:
+            self._log_before = output.tell()
             self.process = subprocess.Popen(  # noqa: S603 - a test's own command
                 self.command,
                 cwd=self.cwd,
@@ -140,11 +166,11 @@ class ManagedProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def wait_for_log(self, text: str, timeout: float = 30) -> None:
-        """Wait until the log contains ``text``; fail at once when the command ends before."""
+        """Wait until ``text`` is logged, since the last start; fail at once when the command ends before."""
 
         def is_logged() -> bool:
             is_alive = self.is_running
-            if text in self.log_text():
+            if text in self.log.read_bytes()[self._log_before :].decode(errors="replace"):
                 return True
             if not is_alive:
                 raise self.failure(f"ended with {self.returncode} before it logged {text!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from kombu.utils.url import maybe_sanitize_url
 
-from celery_laravel.testing.processes import ManagedProcess, ProcessFailedError, wait_until
+from celery_laravel.testing.processes import ManagedProcess, ProcessFailedError, find_program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,21 +66,11 @@ class ServerKind(Protocol):
 
 
 def program(*names: str, folders: tuple[str, ...] = ()) -> str:
-    """The path of the first of these programs that is installed, also looked for where the search path does not lead.
-
-    Raises:
-        ServerMissingError: None of them is.
-    """
-    for folder in folders:
-        for found in sorted(Path("/").glob(folder.lstrip("/")), reverse=True):  # the newest version first
-            for name in names:
-                if (found / name).is_file():
-                    return str(found / name)
-    for name in names:
-        if path := shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"):
-            return path
-    msg = f"{names[0]} is not installed"
-    raise ServerMissingError(msg)
+    """`find_program`, with a missing program as a missing server."""
+    try:
+        return find_program(*names, folders=folders)
+    except FileNotFoundError as error:
+        raise ServerMissingError(str(error)) from error
 
 
 def start_and_wait(process: ManagedProcess, kind: ServerKind, url: str, timeout: float = 60) -> str:

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from kombu.utils.url import maybe_sanitize_url
 
-from celery_laravel.testing.processes import ManagedProcess, free_port
+from celery_laravel.testing.local_servers import redis_server
+from celery_laravel.testing.processes import free_port
 from tests.servers.areas import is_abandoned, new_area
-from tests.servers.contract import Server, ServerMissingError, data_folder, program, start_and_wait
+from tests.servers.contract import Server, ServerMissingError, data_folder, start_and_wait
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -45,11 +46,12 @@ class Redis:
             raise ServerMissingError(msg) from error
 
     def start(self, closing: ExitStack) -> str:
-        binary = program("redis-server")
         folder = closing.enter_context(data_folder())
         port = free_port()
-        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        process = ManagedProcess([*command, "--save", "", "--appendonly", "no"], log=folder / "log")
+        try:
+            process = redis_server(folder, port)
+        except FileNotFoundError as error:
+            raise ServerMissingError(str(error)) from error
         closing.callback(process.stop)
         return start_and_wait(process, self, f"redis://127.0.0.1:{port}/0")
 
