@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["pytester", "tests.servers.fixtures"]
+pytest_plugins = ["pytester", "tests.servers.fixtures", "celery_laravel.testing.local_nodes"]

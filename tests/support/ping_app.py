@@ -1,0 +1,21 @@
+"""A small app to try workers with; `BROKER_URL` and `RESULT_BACKEND` of the environment say where."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+app = Celery("ping", broker=os.environ["BROKER_URL"], backend=os.environ["RESULT_BACKEND"])
+app.conf.broker_connection_retry_on_startup = True
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def pid() -> int:
+    """Which process of the pool worked."""
+    return os.getpid()
