@@ -59,6 +59,23 @@ class BatchFinishedError(CeleryLaravelError):
         return f"The batch {self.batch_id!r} has finished; start another batch for further jobs."
 
 
+class BatchDispatchError(CeleryLaravelError):
+    """A batch could not be dispatched to its end. It has been cancelled; what was sent may run.
+
+    Attributes:
+        batch_id: The batch.
+        sent: How many of its signatures were sent.
+    """
+
+    def __init__(self, batch_id: str, sent: int) -> None:
+        super().__init__(batch_id, sent)
+        self.batch_id = batch_id
+        self.sent = sent
+
+    def __str__(self) -> str:
+        return f"The dispatch of batch {self.batch_id!r} failed after {self.sent} jobs were sent; the batch has been cancelled."
+
+
 class JobReleasedError(CeleryLaravelError):
     """A job run by ``dispatch_sync`` released itself, so there is no result and no queue to wait in.
 

@@ -32,8 +32,10 @@ class Header:
     ``turn`` counts how often the job has been put back, ``attempts`` and
     ``exceptions`` what lies behind it, ``deadline`` is when ``retry_until`` ends
     (seconds since the epoch). ``batch_id`` and ``index`` say which member of
-    which batch it is, ``callback`` that it is a callback of a batch. Keys of the
-    same version that are not known are carried along in ``extra``.
+    which batch it is, ``callback`` that it is a callback of a batch, ``serializer``
+    is the one this dispatch asked for (Celery forgets it when a message is sent
+    again). Keys of the same version that are not known are carried along in
+    ``extra``.
     """
 
     turn: int = 0
@@ -43,7 +45,8 @@ class Header:
     batch_id: str | None = None
     index: int | None = None
     callback: str | None = None
-    extra: Mapping[str, Any] = field(default=_NOTHING, compare=True)
+    serializer: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def is_empty(self) -> bool:
@@ -106,6 +109,7 @@ _FIELDS: dict[str, Any] = {
     "batch_id": None,
     "index": None,
     "callback": None,
+    "serializer": None,
 }
 _EMPTY = Header()
 
@@ -124,7 +128,7 @@ def with_header(headers: Mapping[str, Any] | None, header: Header) -> dict[str, 
 
 
 def _checked(key: str, value: Any) -> Any:
-    if key in {"batch_id", "callback"}:
+    if key in {"batch_id", "callback", "serializer"}:
         valid = value is None or isinstance(value, str)
     elif key == "deadline":
         valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == value)

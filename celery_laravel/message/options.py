@@ -42,6 +42,8 @@ NOT_YET = (
 )
 """Options of the documented surface that this version does not have: declaring one is an error, never silently ignored."""
 
+_NEVER_OPTIONS = {"name", "app", "run", *OPTION_NAMES}
+
 _ALL_OF_CELERYS_RETRYING = ("autoretry_for", "max_retries")
 
 
@@ -54,6 +56,8 @@ class JobOptions:
     `datetime`, or a callable ``(task, *args, **kwargs)``; ``middleware`` a
     sequence or a callable ``(task, *args, **kwargs)``. A callable takes the task
     first, whether it was written as a method or given to the decorator.
+    ``retries_by_celery`` tells that the task declares Celery's own retrying, so
+    that a default number of tries is not for it.
     """
 
     tries: int | None = None
@@ -65,6 +69,7 @@ class JobOptions:
     middleware: Any = ()
     failed: Callable[..., Any] | None = None
     tags: Any = ()
+    retries_by_celery: bool = False
 
     @property
     def limits_attempts(self) -> bool:
@@ -74,10 +79,11 @@ class JobOptions:
     @property
     def is_plain(self) -> bool:
         """Whether nothing at all was declared, so that the task behaves as under plain Celery."""
-        return self == _PLAIN
+        return self in (_PLAIN, _PLAIN_RETRYING)
 
 
 _PLAIN = JobOptions()
+_PLAIN_RETRYING = JobOptions(retries_by_celery=True)
 
 
 def read_options(task: type[Task], base: type) -> JobOptions:
@@ -93,7 +99,7 @@ def read_options(task: type[Task], base: type) -> JobOptions:
     for name, value in given.items():
         _check(task, name, value)
     _refuse_contradictions(task, base, given)
-    return JobOptions(**given)
+    return JobOptions(**given, retries_by_celery=any(_declared(task, base, name) for name in _ALL_OF_CELERYS_RETRYING))
 
 
 def _declared(task: type[Task], base: type, name: str) -> Any:
@@ -115,18 +121,17 @@ def _refuse_unknown(task: type[Task], base: type) -> None:
         if value:
             msg = f"Task {task.name!r}: the option {name} = {value!r} is not available in this version. Remove it."
             raise ConfigurationError(msg)
-    own = vars(task)
+    is_decorated = "_decorated" in vars(task)
     declares = any(_declared(task, base, name) is not None for name in OPTION_NAMES)
-    for name, value in own.items():
-        if name.startswith("_") or any(hasattr(cls, name) for cls in task.__mro__[1:]) or name in {"name", "app", "run"}:
+    has_own_base = not _is_ours(task.__mro__[1])
+    for name, value in vars(task).items():
+        if name.startswith("_") or name in _NEVER_OPTIONS or any(hasattr(cls, name) for cls in task.__mro__[1:]):
             continue
         near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
-        if near and (len(name) > 4 or declares) and not isinstance(value, (FunctionType, property)):
-            msg = f"Task {task.name!r}: unknown option {name} = {value!r}. Did you mean {near[0]!r}?"
-            raise ConfigurationError(msg)
-        if declares and "_decorated" in own and task.__mro__[1] is not base and not _is_ours(task.__mro__[1]):
-            continue  # a base class of the user's own may look for attributes we do not know
-        if declares and "_decorated" in own:
+        is_slip = near and (declares or len(name) > len("tags")) and not isinstance(value, (FunctionType, property))
+        if is_slip:
+            raise ConfigurationError(f"Task {task.name!r}: unknown option {name} = {value!r}. Did you mean {near[0]!r}?")
+        if declares and is_decorated and not has_own_base:  # a base class of the user's own may look for what we do not know
             msg = f"Task {task.name!r}: unknown option {name} = {value!r}. The options of a job are: {', '.join(OPTION_NAMES)}."
             raise ConfigurationError(msg)
 

@@ -1,0 +1,69 @@
+"""One attempt while it runs."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel.attempt.retry_policy import Counts, Limits, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from celery_laravel.attempt.outcome import Outcome
+    from celery_laravel.message.header import Header
+    from celery_laravel.message.options import JobOptions
+
+
+@dataclass(slots=True)
+class RunningJob:
+    """What is known of an attempt, and what it has said of itself so far.
+
+    ``is_durable``: the store knows of this attempt, so that a crash of the
+    worker counts. ``is_sync``: it runs in the caller, by ``dispatch_sync``.
+    ``code_ran``: every middleware let it pass and the job's own code began.
+    ``is_managed``: something asks for this library, so that a failure is kept.
+    ``is_settled``: what follows its outcome has been done. ``raised`` is the
+    exception that left the job's code or a middleware.
+    """
+
+    id: str
+    options: JobOptions
+    header: Header
+    counts: Counts
+    limits: Limits
+    is_durable: bool = False
+    is_sync: bool = False
+    is_managed: bool = True
+    code_ran: bool = False
+    is_settled: bool = False
+    outcome: Outcome | None = None
+    verdict: Verdict = field(default_factory=Verdict)
+    raised: BaseException | None = None
+
+    def put_back(self, *, counts: bool, after_exception: bool) -> Header:
+        """The header of the message that puts this job back; ``counts`` tells whether this attempt uses up a try."""
+        return self.header.next_turn(
+            attempts=self.counts.attempt - (not counts),
+            exceptions=self.counts.exceptions + after_exception,
+            deadline=self.limits.deadline,
+        )
+
+
+def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments by the names of a function's parameters, defaults included; those of ``**kwargs`` stand among them.
+
+    Raises:
+        TypeError: The function cannot be called so.
+    """
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        else:
+            named[name] = value
+    return MappingProxyType(named)

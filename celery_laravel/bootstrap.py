@@ -1,0 +1,99 @@
+"""``install(app)``: one line that makes every task of a Celery app a `Job`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from celery.app.registry import TaskRegistry
+
+from celery_laravel.job import Job
+from celery_laravel.runtime import runtime_of
+from celery_laravel.worker.bootsteps.attempt_options import AttemptOptions, worker_options
+
+if TYPE_CHECKING:
+    import os
+
+    from celery import Celery, Task
+
+_JOB = "celery_laravel:Job"
+
+_installed: WeakSet[Celery] = WeakSet()
+
+
+def install(app: Celery) -> Celery:
+    """Make every task of an app a `Job`, and return the app.
+
+    Works before or after tasks are declared; installing twice changes nothing.
+    Celery's own tasks (``celery.*``) are left alone. The app's configuration is
+    not read here: settings are checked when the app is finalised (as the worker
+    starts, or when a task is first used).
+
+    A task whose base class is the user's own keeps that class; `Job` is put
+    behind it, in front of Celery's `Task`.
+
+        app = Celery("shop", broker="redis://localhost:6379/0")
+        install(app)
+
+    Raises:
+        ConfigurationError: The app has been finalised, and a setting or a
+            task's option is wrong.
+    """
+    if app in _installed:
+        return app
+    _installed.add(app)
+    app.task_cls = _JOB
+    tasks = _JobRegistry(app._tasks)  # noqa: SLF001  Celery offers no hook between making a task and binding it
+    app.__dict__.pop("Task", None)  # a cached property: classes made of the old one are adopted below
+    for task in list(dict.values(tasks)):
+        if _adopt(task) and task.__bound__:
+            task.bind(app)
+    app._tasks = tasks  # noqa: SLF001
+    app.steps["worker"].add(AttemptOptions)
+    for option in worker_options():
+        app.user_options["worker"].add(option)
+    app.on_after_finalize.connect(_check_settings, weak=False)
+    if app.finalized:
+        _check_settings(app)
+    return app
+
+
+def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
+    """Point an app at the embedded default: broker, results and store in SQLite files in the folder ``path``, and return the app.
+
+    The folder is made if it is missing. Nothing is installed: whether this
+    comes before or after `install` makes no difference. Meant for one machine;
+    the files must not lie on a network share.
+    """
+    folder = Path(path).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    app.conf.update(
+        broker_url=f"database+sqlite:///{folder / 'broker.db'}",
+        result_backend=f"db+sqlite:///{folder / 'results.db'}",
+        laravel_store=f"sqlite:///{folder / 'store.db'}",
+    )
+    runtime_of(app).forget()
+    return app
+
+
+class _JobRegistry(TaskRegistry):  # type: ignore[misc]  # Celery is untyped
+    """The app's registry of tasks, which makes a Job of each one that is put into it."""
+
+    def __setitem__(self, name: str, task: Task) -> None:
+        _adopt(task)
+        super().__setitem__(name, task)
+
+
+def _adopt(task: Any) -> bool:
+    """Put `Job` behind a task's own class; True if that changed it. Celery's own tasks stay as they are."""
+    if isinstance(task, Job) or str(task.name).startswith("celery."):
+        return False
+    cls = type(task)
+    task.__class__ = type(cls.__name__, (cls, Job), {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False})
+    return True
+
+
+def _check_settings(sender: Celery | None = None, **_: Any) -> None:
+    if sender is not None:
+        _ = runtime_of(sender).settings

@@ -1,0 +1,1 @@
+"""The producer side: what happens from a dispatch to its message."""

@@ -1,0 +1,321 @@
+"""A batch as its users hold it: a snapshot, and what can be done with the batch itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app
+
+from celery_laravel import events
+from celery_laravel.dispatch.failed_jobs import retry_failed_job
+from celery_laravel.dispatch.members import publish_members
+from celery_laravel.errors import BatchNotFoundError
+from celery_laravel.message.arguments import envelope, register_decoder
+from celery_laravel.message.canvas import mark_members, tasks_of
+from celery_laravel.message.header import with_header
+from celery_laravel.stores.factory import failed_jobs_of, store_of
+from celery_laravel.stores.serialization import batch_from_data, batch_to_data
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from datetime import datetime
+
+    from celery import Celery
+
+    from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.stores.contracts import Store
+    from celery_laravel.stores.records import BatchRecord
+
+_KIND = "celery_laravel.batch"
+_FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
+
+
+class Batch:
+    """A batch of jobs, as it stood when it was looked at; `fresh` looks again.
+
+    The attributes are those of that moment. ``total_jobs`` is always the sum of
+    those that succeeded, failed, will never run, and are pending.
+
+        batch = Bus.find_batch(batch_id)
+        print(f"{batch.progress} %, {batch.failed_jobs} failed")
+    """
+
+    __slots__ = ("_app", "_record")
+
+    def __init__(self, record: BatchRecord, app: Celery | None = None) -> None:
+        self._record = record
+        self._app = app
+
+    # -- what it is
+
+    @property
+    def id(self) -> str:
+        """The batch's id."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The name it was given, or an empty string."""
+        return self._record.name
+
+    @property
+    def total_jobs(self) -> int:
+        """How many jobs have been added so far."""
+        return self._record.total_jobs
+
+    @property
+    def pending_jobs(self) -> int:
+        """How many jobs are outstanding: waiting, running or to be tried again."""
+        return self._record.pending_jobs
+
+    @property
+    def failed_jobs(self) -> int:
+        """How many jobs have failed for good and are not being retried."""
+        return self._record.failed_jobs
+
+    @property
+    def skipped_jobs(self) -> int:
+        """How many jobs will never run, because the chain they stand in ended before them."""
+        return self._record.skipped_jobs
+
+    @property
+    def failed_job_ids(self) -> list[str]:
+        """The ids of the failed jobs, in no particular order."""
+        return list(self._record.failed_job_ids)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What ``with_option`` and ``on_queue`` set."""
+        return self._record.options
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was created."""
+        return self._record.created_at
+
+    @property
+    def cancelled_at(self) -> datetime | None:
+        """When it was cancelled, or None."""
+        return self._record.cancelled_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When its last job ended, or None while jobs are outstanding."""
+        return self._record.finished_at
+
+    @property
+    def processed_jobs(self) -> int:
+        """How many jobs are no longer outstanding."""
+        return self.total_jobs - self.pending_jobs
+
+    @property
+    def progress(self) -> int:
+        """Per cent of the jobs that are no longer outstanding, rounded; 100 once the batch has finished."""
+        if self.finished:
+            return 100
+        return int(100 * self.processed_jobs / self.total_jobs + 0.5) if self.total_jobs else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether no job is outstanding."""
+        return self._record.finished_at is not None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, by hand or by its first failure."""
+        return self._record.cancelled_at is not None
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether any job has failed for good."""
+        return self.failed_jobs > 0
+
+    @property
+    def allows_failures(self) -> bool:
+        """Whether a failed job leaves the batch going."""
+        return self._record.allows_failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """The batch as values that JSON can carry; instants in ISO 8601."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "total_jobs": self.total_jobs,
+            "pending_jobs": self.pending_jobs,
+            "processed_jobs": self.processed_jobs,
+            "failed_jobs": self.failed_jobs,
+            "skipped_jobs": self.skipped_jobs,
+            "failed_job_ids": self.failed_job_ids,
+            "progress": self.progress,
+            "finished": self.finished,
+            "cancelled": self.cancelled,
+            "allows_failures": self.allows_failures,
+            "options": dict(self.options),
+            "created_at": self.created_at.isoformat(),
+            "cancelled_at": self.cancelled_at.isoformat() if self.cancelled_at else None,
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+        }
+
+    # -- what can be done with it
+
+    def add(self, signatures: Any) -> Batch:
+        """Add jobs: a signature, or any iterable of signatures and lists (chains). Returns the batch afterwards.
+
+        Meant for a job of the batch itself, which keeps it from finishing.
+
+        Raises:
+            BatchFinishedError: The batch has finished; nothing was added.
+            BatchNotFoundError: It is no longer in the store.
+            BatchDispatchError: Not all could be sent; the batch is cancelled.
+        """
+        publish_members(self._celery, self._store, self._record, signatures)
+        return self._look()
+
+    def cancel(self) -> Batch:
+        """Cancel the batch: jobs that ask (``self.batch.cancelled``) see it; nothing is stopped by force. Returns it afterwards."""
+        change = self._store.batches.cancel(self.id)
+        if change is None:
+            raise BatchNotFoundError(self.id)
+        batch = Batch(change.batch, self._app)
+        if change.changed:
+            events.send(events.batch_cancelled, self._celery, batch=batch)
+        return batch
+
+    def retry(self) -> Batch:
+        """Try the failed jobs again, each from attempt 1, newest failure first, with the rest of their chains. Returns the batch afterwards.
+
+        A failed job whose record has been forgotten cannot be retried and stays failed.
+        """
+        records = [failed_jobs_of(self._celery).find(job_id) for job_id in self._look().failed_job_ids]
+        for record in sorted(filter(None, records), key=lambda job: job.failed_at, reverse=True):
+            retry_failed_job(self._celery, record)
+        return self._look()
+
+    def delete(self) -> bool:
+        """Remove the batch from the store; False when it was gone. Jobs that are still queued run uncounted."""
+        return self._store.batches.delete(self.id)
+
+    def fresh(self) -> Batch | None:
+        """The batch as it stands now, or None when it is no longer in the store. One call of the store, whatever its size."""
+        record = self._store.batches.find(self.id)
+        return None if record is None else Batch(record, self._app)
+
+    # -- watching
+
+    def wait(self, timeout: float | None = None, on_progress: Callable[[Batch], Any] | None = None) -> Batch:
+        """Return the batch when it has finished; ``on_progress`` is called with every snapshot that differs from the one before.
+
+        Raises:
+            TimeoutError: It had not finished after ``timeout`` seconds.
+            BatchNotFoundError: It is no longer in the store.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        latest = self
+        for latest in self._snapshots(lambda seconds: time.sleep(_until(deadline, seconds, self))):
+            if on_progress is not None:
+                on_progress(latest)
+        return latest
+
+    def watch(self) -> Iterator[Batch]:
+        """Yield a snapshot now and whenever something has changed; the last one is finished.
+
+        Raises:
+            BatchNotFoundError: It is no longer in the store.
+        """
+        return self._snapshots(time.sleep)
+
+    async def awatch(self) -> AsyncIterator[Batch]:
+        """`watch`, for async code: the store is asked in a thread, and nothing blocks the loop."""
+        latest: Batch | None = None
+        pause = _FIRST_LOOK
+        while latest is None or not latest.finished:
+            seen = await asyncio.to_thread(self._look)
+            if latest is None or seen._record != latest._record:  # noqa: SLF001  another of our own class
+                latest, pause = seen, _FIRST_LOOK
+                yield latest
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _LAST_LOOK)
+
+    def _snapshots(self, sleep: Callable[[float], Any]) -> Iterator[Batch]:
+        latest: Batch | None = None
+        pause = _FIRST_LOOK
+        while latest is None or not latest.finished:
+            seen = self._look()
+            if latest is None or seen._record != latest._record:  # noqa: SLF001  another of our own class
+                latest, pause = seen, _FIRST_LOOK
+                yield latest
+            else:
+                sleep(pause)
+                pause = min(pause * 1.5, _LAST_LOOK)
+
+    def _look(self) -> Batch:
+        batch = self.fresh()
+        if batch is None:
+            raise BatchNotFoundError(self.id)
+        return batch
+
+    @property
+    def _celery(self) -> Celery:
+        return self._app if self._app is not None else current_app._get_current_object()  # noqa: SLF001  Celery's own way
+
+    @property
+    def _store(self) -> Store:
+        return store_of(self._celery)
+
+    # -- travelling
+
+    def __json__(self) -> dict[str, Any]:
+        return envelope(_KIND, batch_to_data(self._record))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _from_data, (batch_to_data(self._record),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Batch) and self._record == other._record
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled else "finished" if self.finished else "pending"
+        return f"<Batch {self.name or self.id}: {self.processed_jobs} of {self.total_jobs} processed, {self.failed_jobs} failed, {state}>"
+
+
+def register_batches() -> None:
+    """Teach kombu's JSON to read a batch among a job's arguments."""
+    register_decoder(_KIND, Batch, _from_data)
+
+
+def hand_over(store: Store, running: RunningJob, signature: Any) -> None:
+    """Let a signature that replaces a running member of a batch count in its place.
+
+    A single task takes the member's own index. A canvas is added to the batch,
+    each of its tasks as a job; the replaced member is then done.
+    """
+    header = running.header
+    if header.batch_id is None or header.index is None:
+        return
+    new = [task for task in tasks_of(signature) if "laravel" not in (task["options"].get("headers") or {})]
+    if len(new) == 1:
+        member = replace(header, turn=0, attempts=0, exceptions=0, deadline=None)
+        new[0]["options"]["headers"] = with_header(new[0]["options"].get("headers"), member)
+        return
+    first = store.batches.add(header.batch_id, len(new))
+    mark_members(new, header.batch_id, first, None)
+
+
+def _from_data(data: Mapping[str, Any]) -> Batch:
+    return Batch(batch_from_data(data))
+
+
+def _until(deadline: float | None, seconds: float, batch: Batch) -> float:
+    if deadline is None:
+        return seconds
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"The batch {batch.name or batch.id!r} has not finished in time: {batch._look()!r}.")  # noqa: SLF001
+    return min(seconds, left)

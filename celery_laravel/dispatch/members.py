@@ -1,0 +1,163 @@
+"""Jobs on their way into a batch: taken from any iterable, counted before they are sent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celery import Task, chain
+from celery.canvas import Signature
+
+from celery_laravel.errors import BatchDispatchError
+from celery_laravel.message.canvas import mark_members, tasks_of
+from celery_laravel.message.header import read_header
+from celery_laravel.stores.records import MemberEnd, MemberState
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_laravel.stores.contracts import Store
+    from celery_laravel.stores.records import BatchRecord
+
+logger = logging.getLogger(__name__)
+
+SLICE = 1000
+"""Signatures that are held in memory, counted and published together."""
+
+_ONE_FLUSH = 1_000_000
+"""More operations than a slice can have, so that the slice is sent at once or not at all."""
+
+
+def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: Any) -> int:
+    """Add jobs to a batch and send them, slice by slice; return how many signatures were sent.
+
+    The batch grows by a slice before the slice's messages go out, so no member
+    can end before it is counted.
+
+    Raises:
+        TypeError: The very first slice holds something that is no signature; nothing was added.
+        BatchDispatchError: Something failed later. The batch has been
+            cancelled, and the members that were counted but not sent are
+            counted as never to run.
+    """
+    sent = 0
+    slices = _slices(app, signatures)
+    members = next(slices, None)
+    while members is not None:
+        first = store.batches.add(batch.id, sum(map(_size, members)))
+        _mark(members, batch, first)
+        unsent = _publish(app, store, members)
+        if unsent is not None:
+            sent += unsent.sent
+            _count_out(store, batch.id, first, members, unsent.sent)
+            store.batches.cancel(batch.id)
+            raise BatchDispatchError(batch.id, sent) from unsent.error
+        sent += len(members)
+        try:
+            members = next(slices, None)
+        except Exception as error:
+            store.batches.cancel(batch.id)
+            raise BatchDispatchError(batch.id, sent) from error
+    return sent
+
+
+def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
+    """A member as a signature of its own: a list is a chain, a mapping a signature as data.
+
+    Raises:
+        TypeError: It is none of these; the message says which one and what to write.
+    """
+    if isinstance(item, (list, tuple)) and item:
+        return chain(*(as_signature(app, step, f"{position}[{i}]") for i, step in enumerate(item)), app=app)
+    if isinstance(item, Signature):
+        return item.clone()
+    if isinstance(item, Mapping) and "task" in item:
+        return Signature.from_dict(dict(item), app=app).clone()
+    hint = f"Did you mean {item.name}.s(…)?" if isinstance(item, Task) else "Give task.s(…), task.si(…), or a list of them for a chain."
+    msg = f"Job {position} of the batch is {item!r}, which is no signature. {hint}"
+    raise TypeError(msg)
+
+
+@dataclass(frozen=True)
+class _Unsent:
+    """Publishing a slice ended with ``error`` after ``sent`` of its signatures."""
+
+    sent: int
+    error: Exception
+
+
+def _slices(app: Celery, signatures: Any) -> Iterator[list[Signature]]:
+    if isinstance(signatures, (Signature, Mapping)):
+        signatures = [signatures]
+    if not isinstance(signatures, Iterable) or isinstance(signatures, str):
+        msg = f"A batch takes signatures, not {signatures!r}. Give a list or a generator of task.s(…)."
+        raise TypeError(msg)
+    numbered = enumerate(signatures)
+    while chunk := [as_signature(app, item, position) for position, item in islice(numbered, SLICE)]:
+        yield chunk
+
+
+def _size(member: Signature) -> int:
+    return sum(1 for _ in tasks_of(member))
+
+
+def _mark(members: list[Signature], batch: BatchRecord, index: int) -> None:
+    queue = batch.options.get("queue")
+    for member in members:
+        index = mark_members(member, batch.id, index, queue)
+
+
+def _publish(app: Celery, store: Store, members: list[Signature]) -> _Unsent | None:
+    sent = 0
+    try:
+        if app.conf.task_always_eager:
+            for member in members:
+                _run_eagerly(app, store, member)
+                sent += 1
+            return None
+        with app.producer_pool.acquire(block=True) as producer, _together(producer) as together:
+            for member in members:
+                member.apply_async(producer=producer)
+                sent += together is None
+    except Exception as error:  # noqa: BLE001  any failure to publish is answered the same way
+        return _Unsent(sent, error)
+    return None
+
+
+def _run_eagerly(app: Celery, store: Store, member: Signature) -> None:
+    """Run a member at once (``task_always_eager``).
+
+    A task that fails is counted by its own attempt, so its exception is kept
+    from the dispatch unless ``task_eager_propagates`` asks for it. Celery's
+    eager chain forgets the steps after a failed one: they are counted here.
+    """
+    try:
+        member.apply_async()
+    except Exception:
+        if app.conf.task_eager_propagates:
+            raise
+        logger.debug("A member failed while the batch was dispatched eagerly", exc_info=True)
+    finally:
+        for task in tasks_of(member):
+            header = read_header(task["options"]["headers"])
+            if header.batch_id is not None and header.index is not None:
+                store.batches.end_member(MemberEnd(header.batch_id, header.index, "", MemberState.SKIPPED))
+
+
+def _together(producer: Any) -> contextlib.AbstractContextManager[Any]:
+    """Publish in one round trip, all or nothing, where the transport can (kombu 5.7, Redis); else one by one (None)."""
+    if producer.connection.transport.driver_type != "redis" or not hasattr(producer, "batch"):
+        return contextlib.nullcontext()
+    return producer.batch(max_size=_ONE_FLUSH)  # type: ignore[no-any-return]
+
+
+def _count_out(store: Store, batch_id: str, first: int, members: list[Signature], sent: int) -> None:
+    """Count the members of a slice that were not sent as never to run."""
+    start = first + sum(map(_size, members[:sent]))
+    end = first + sum(map(_size, members))
+    if start < end:
+        store.batches.end_member(MemberEnd(batch_id, start, "", MemberState.SKIPPED, tuple(range(start + 1, end))))

@@ -1,0 +1,145 @@
+"""A batch while it is being built."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.canvas import Signature
+from kombu.utils.json import dumps, loads
+
+from celery_laravel import events
+from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.members import publish_members
+from celery_laravel.errors import BatchDispatchError
+from celery_laravel.stores.factory import store_of
+from celery_laravel.stores.records import NewBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from celery_laravel.stores.records import BatchChange
+
+
+class PendingBatch:
+    """Jobs that are to be dispatched as a batch, and what shall happen along the way.
+
+    Every method but `dispatch` returns the pending batch, so that calls chain.
+    Callbacks are signatures of tasks; each is called with the `Batch` first
+    (``catch`` with the batch and the exception), then its own arguments.
+    Registering one twice means two calls, in order.
+
+        batch = (Bus.batch([import_csv.s(1, 100), import_csv.s(101, 200)])
+                 .name("Import CSV").then(report.s()).catch(alert.s()).dispatch())
+    """
+
+    def __init__(self, app: Celery, jobs: Any, after_change: Callable[[BatchChange | None], None]) -> None:
+        self._app = app
+        self._jobs = jobs
+        self._after_change = after_change
+        self._name = ""
+        self._options: dict[str, Any] = {}
+        self._callbacks: dict[str, list[Mapping[str, Any]]] = {}
+        self._allows_failures = False
+
+    def name(self, name: str) -> PendingBatch:
+        """Give the batch a name, for people."""
+        self._name = str(name)
+        return self
+
+    def then(self, callback: Any) -> PendingBatch:
+        """Call ``callback(batch)`` once every job has succeeded."""
+        return self._register("then", callback)
+
+    def catch(self, callback: Any) -> PendingBatch:
+        """Call ``callback(batch, exc)`` at the first failure."""
+        return self._register("catch", callback)
+
+    def finally_(self, callback: Any) -> PendingBatch:
+        """Call ``callback(batch)`` once no job is outstanding, whether they succeeded or not."""
+        return self._register("finally", callback)
+
+    def allow_failures(self, allow: bool = True) -> PendingBatch:  # noqa: FBT001, FBT002  Laravel's signature
+        """Let the batch go on after a failed job, instead of cancelling it."""
+        self._allows_failures = bool(allow)
+        return self
+
+    def on_queue(self, queue: str) -> PendingBatch:
+        """Send the jobs to this queue, save those that name one themselves."""
+        return self.with_option("queue", queue)
+
+    def with_option(self, key: str, value: Any) -> PendingBatch:
+        """Keep a value with the batch (``batch.options``); it must be what JSON can carry.
+
+        Raises:
+            TypeError: JSON cannot carry it.
+        """
+        self._options[key] = loads(dumps(value))
+        return self
+
+    def dispatch(self) -> Batch:
+        """Create the batch, send its jobs, and return it.
+
+        The jobs may be any iterable; they are taken and sent in slices, so a
+        generator is never held as a whole. Callbacks can fire only when all
+        have been sent. An empty batch finishes at once.
+
+        Raises:
+            TypeError: A job is no signature, and nothing was sent.
+            BatchDispatchError: Something failed midway; the batch is cancelled.
+            StoreUnavailableError: The store did not answer, and nothing was sent.
+        """
+        store = store_of(self._app)
+        record = store.batches.create(NewBatch(new_batch_id(), self._name, self._options, self._callbacks, self._allows_failures))
+        try:
+            publish_members(self._app, store, record, self._jobs)
+        except BatchDispatchError:
+            self._after_change(store.batches.close(record.id))
+            raise
+        except Exception:
+            store.batches.delete(record.id)
+            raise
+        change = store.batches.close(record.id)
+        batch = Batch(change.batch, self._app)
+        events.send(events.batch_dispatched, self._app, batch=batch)
+        self._after_change(change)
+        return batch
+
+    def _register(self, kind: str, callback: Any) -> PendingBatch:
+        if isinstance(callback, Task):
+            callback = callback.s()
+        if isinstance(callback, Mapping) and "task" in callback:
+            callback = Signature.from_dict(dict(callback), app=self._app)
+        if not isinstance(callback, Signature):
+            msg = (
+                f"{kind}({callback!r}): a callback must be a task's signature, such as task.s(). "
+                "A plain function cannot travel to a worker: decorate it with @app.task and give function.s()."
+            )
+            raise TypeError(msg)
+        self._callbacks.setdefault(kind, []).append(_as_data(kind, callback))
+        return self
+
+
+def new_batch_id() -> str:
+    """A UUID of version 7 (RFC 9562): ids made later sort later, to the millisecond."""
+    milliseconds = int(time.time() * 1000)
+    value = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def _as_data(kind: str, callback: Signature) -> Mapping[str, Any]:
+    """A callback as it is kept with the batch; its arguments must be what JSON can carry."""
+    try:
+        data = loads(dumps(dict(callback)))
+    except (TypeError, ValueError) as error:
+        msg = f"{kind}({callback!r}): its arguments are kept with the batch as JSON, which cannot carry them: {error}"
+        raise TypeError(msg) from error
+    return data  # type: ignore[no-any-return]

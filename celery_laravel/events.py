@@ -1,0 +1,46 @@
+"""The transitions of a job and a batch, sent as Celery signals.
+
+A receiver that raises changes nothing: `celery.utils.dispatch.Signal` logs the
+exception. Where nobody listens, sending costs one look at an empty list.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.utils.dispatch import Signal
+
+_JOB = frozenset({"task_id", "args", "kwargs"})
+
+
+def _signal(name: str, *extra: str) -> Signal:
+    return Signal(name=name, providing_args=_JOB | set(extra))
+
+
+job_queueing = _signal("job_queueing", "queue")
+job_queued = _signal("job_queued", "queue")
+job_processing = _signal("job_processing")
+job_processed = _signal("job_processed")
+job_exception_occurred = _signal("job_exception_occurred", "exception")
+job_released = _signal("job_released", "delay")
+job_failed = _signal("job_failed", "exception")
+job_timed_out = _signal("job_timed_out", "exception")
+job_retry_requested = _signal("job_retry_requested")
+batch_dispatched = Signal(name="batch_dispatched", providing_args={"batch"})
+batch_started = Signal(name="batch_started", providing_args={"batch"})
+batch_finished = Signal(name="batch_finished", providing_args={"batch"})
+batch_cancelled = Signal(name="batch_cancelled", providing_args={"batch"})
+
+
+_OF_AN_ATTEMPT = (job_processing, job_processed, job_exception_occurred, job_released, job_failed, job_timed_out)
+
+
+def anyone_follows_attempts() -> bool:
+    """Whether a receiver is connected to a signal that attempts send."""
+    return any(signal.receivers for signal in _OF_AN_ATTEMPT)
+
+
+def send(signal: Signal, sender: Any, **details: Any) -> None:
+    """Send a signal if anybody listens."""
+    if signal.receivers:
+        signal.send(sender=sender, **details)

@@ -1,0 +1,415 @@
+"""The task class: where dispatch and work meet, and the one place that speaks Celery's language of exceptions."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from celery import Task
+from celery._state import get_current_task
+from celery.app.task import Context
+from celery.signals import task_postrun
+from celery.states import FAILURE
+from celery.utils import uuid
+
+from celery_laravel import events
+from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
+from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
+from celery_laravel.attempt.running_job import RunningJob, bind_arguments
+from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
+from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher
+from celery_laravel.errors import JobReleasedError, ManuallyFailedError, StoreUnavailableError
+from celery_laravel.message.arguments import register_exceptions
+from celery_laravel.message.header import NAME, read_header, with_header
+from celery_laravel.message.options import JobOptions, is_seconds, read_options
+from celery_laravel.message.resend import resend
+from celery_laravel.runtime import Runtime, runtime_of
+from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted, unstarted
+from celery_laravel.worker.executor import CELERYS_OWN, NotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import timedelta
+
+    from celery import Celery
+    from celery.canvas import Signature
+
+_RUNNING = "_laravel"
+"""The attribute of a request that holds its `RunningJob`; None for a plain task that has not asked for one."""
+
+_AWAITS_SUPER = "_laravel_awaits_super"
+"""Set on a request while a ``__call__`` of the user's own is to call ``super().__call__``, which is the job's code."""
+
+_EAGER_TURNS = 1000
+"""How often an eager job may put itself back before that is taken for a loop without end."""
+
+
+class Job(Task):
+    """A Celery task with the job features of this library.
+
+    ``install(app)`` makes every task of an app a Job. A task that declares
+    none of the options behaves exactly as under plain Celery, and may still
+    call `release`, `fail` and `delete` while it runs.
+
+        @app.task(bind=True, tries=5, backoff=[1, 5, 10])
+        def sync_account(self, user_id): ...
+
+    What a running job says (`release`, `fail`, `delete`) takes effect when the
+    attempt ends. A job's code may run again after a crash: it runs at least
+    once.
+    """
+
+    abstract = True
+    Strategy = "celery_laravel.worker.strategy:job_strategy"
+
+    job_options: ClassVar[JobOptions] = JobOptions()
+    declares_acks_late: ClassVar[bool] = False
+    _declares_nothing: ClassVar[bool] = True
+    _is_builtin: ClassVar[bool] = False
+    _users_call: ClassVar[Callable[..., Any] | None] = None
+
+    # -- registration
+
+    @classmethod
+    def bind(cls, app: Celery) -> Any:
+        """Connect the class to an app, which is when its options are read and checked.
+
+        Raises:
+            ConfigurationError: An option is unknown, of the wrong kind, or
+                contradicts another.
+        """
+        cls._is_builtin = str(cls.name).startswith("celery.")
+        if not cls._is_builtin and "job_options" not in vars(cls):  # Celery binds a task again when the app is finalised
+            cls.job_options = read_options(cls, Job)
+            cls._declares_nothing = cls.job_options.is_plain
+            cls.declares_acks_late = cls.acks_late is not None
+            if cls.job_options.limits_attempts:
+                _acknowledge_late(cls)
+            _wrap_users_call(cls)
+        _prepare_process()
+        return super().bind(app)
+
+    # -- dispatch
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Dispatch the job, as Celery's ``apply_async`` does, with what its options ask to be added to the message."""
+
+        def publish(**options: Any) -> Any:
+            return super(Job, self).apply_async(
+                args, kwargs, producer=producer, link=link, link_error=link_error, shadow=shadow, **options
+            )
+
+        if not needs_dispatcher(self, options):
+            return publish(task_id=task_id, **options)
+        return dispatch(self, publish, args, kwargs, task_id, options)
+
+    def delay_if(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
+        """Dispatch the job if a condition holds: a value, or a callable without arguments. None when it does not."""
+        return self.delay(*args, **kwargs) if _holds(condition) else None
+
+    def delay_unless(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
+        """Dispatch the job unless a condition holds: a value, or a callable without arguments. None when it does."""
+        return None if _holds(condition) else self.delay(*args, **kwargs)
+
+    def dispatch_sync(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the job here and now through every middleware, and return what its code returns.
+
+        There is one attempt, whatever ``tries`` says; no message is sent, no
+        result stored, and a failure leaves no record, because the caller sees
+        it. A job that calls ``fail()`` runs its hooks and returns normally.
+
+        Raises:
+            JobReleasedError: The job, or a middleware, released it.
+            Exception: Whatever the job's code raises, after its ``failed()`` hook.
+        """
+        request = Context(
+            id=uuid(),
+            task=self.name,
+            args=args,
+            kwargs=kwargs,
+            is_eager=True,
+            called_directly=False,
+            headers={},
+            delivery_info={"is_eager": True},
+        )
+        self.push_request(**vars(request))
+        try:
+            return self._run_sync(self.request_stack.top, args, kwargs)
+        finally:
+            self.pop_request()
+
+    # -- what a running job may ask and say
+
+    @property
+    def attempts(self) -> int:
+        """The number of this attempt, from 1; releases, exceptions and crashes of the worker count."""
+        return self._running("attempts").counts.attempt
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments by parameter name, defaults included."""
+        self._running("arguments")
+        return bind_arguments(self.run, tuple(self.request.args or ()), self.request.kwargs or {})
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch this job belongs to, as it stands now (one call of the store), or None."""
+        header = self._running("batch").header
+        if header.batch_id is None:
+            return None
+        record = self._runtime.store.batches.find(header.batch_id)
+        return None if record is None else Batch(record, self.app)
+
+    def release(self, delay: float | timedelta = 0, count_attempt: bool | None = None) -> None:
+        """Put the job back once this attempt returns; it does not raise.
+
+        The last call holds. A ``fail()`` or ``delete()`` in the same attempt
+        wins over it; an exception does too, and lends the delay to its own
+        retry.
+
+        Args:
+            delay: Seconds, or a timedelta, until the job may be picked up again.
+            count_attempt: Whether this attempt uses up one of ``tries``; None
+                leaves it to ``laravel_release_counts``.
+        """
+        seconds = to_seconds(delay) if hasattr(delay, "total_seconds") else delay
+        if not is_seconds(seconds):
+            msg = f"Task {self.name!r}: release({delay!r}): the delay must be seconds or a timedelta, not negative."
+            raise ValueError(msg)
+        running = self._running("release")
+        if count_attempt is None:
+            count_attempt = running.code_ran or self._runtime.defaults.release_counts
+        if not running.verdict.is_final:
+            running.verdict.release = Released(float(seconds), counts=count_attempt)
+
+    def fail(self, exc: BaseException | str | None = None) -> None:
+        """Fail the job for good once this attempt returns; it does not raise.
+
+        Args:
+            exc: The reason: an exception, a message, or nothing
+                (`ManuallyFailedError`). The first call holds.
+        """
+        if isinstance(exc, type) and issubclass(exc, BaseException):
+            exc = exc()
+        if not isinstance(exc, BaseException):
+            exc = ManuallyFailedError(exc or f"{self.name} was failed by hand.")
+        running = self._running("fail")
+        if not running.verdict.is_final:
+            running.verdict.failure = exc
+
+    def delete(self) -> None:
+        """Be done with the job, whatever follows in this attempt; it is not a failure, and a chain goes on."""
+        running = self._running("delete")
+        if not running.verdict.is_final:
+            running.verdict.deleted = True
+
+    # -- work
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request_stack.top
+        if request is None or request.called_directly:
+            return super().__call__(*args, **kwargs)
+        if _RUNNING not in request.__dict__:
+            return self._attempt(request, args, kwargs)
+        if request.__dict__.pop(_AWAITS_SUPER, False):
+            return self.run(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def signature_from_request(
+        self, request: Any = None, args: Any = None, kwargs: Any = None, queue: str | None = None, **extra_options: Any
+    ) -> Signature:
+        """The signature that sends a running job again; Celery's ``retry`` uses it too.
+
+        A retry of Celery's own has Celery's own budget and uses up no attempt.
+        """
+        request = self.request if request is None else request
+        running: RunningJob | None = request.__dict__.get(_RUNNING)
+        if running is None:
+            return super().signature_from_request(request, args, kwargs, queue, **extra_options)
+        return resend(self, request, running.put_back(counts=False, after_exception=False), args, kwargs, queue, **extra_options)
+
+    def on_replace(self, sig: Signature) -> Any:
+        """Hand a batch's member over to the signature that takes this job's place (Celery's ``replace``)."""
+        running: RunningJob | None = self.request.__dict__.get(_RUNNING)
+        if running is not None:
+            hand_over(self._runtime.store, running, sig)
+            self._runtime.settlement.forgotten(running)
+        return super().on_replace(sig)
+
+    def _attempt(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request.__dict__[_RUNNING] = None
+        runtime = self._runtime
+        is_managed = not self._is_plain(request, runtime)
+        if not is_managed and not events.anyone_follows_attempts():
+            return self._run_plainly(request, args, kwargs)
+        try:
+            running = runtime.executor.begin(self, request)
+        except StoreUnavailableError as error:
+            raise put_back_unstarted(self, request, error) from error
+        if isinstance(running, NotStarted):
+            raise drop(self, request, running)
+        running.is_managed = is_managed
+        request.__dict__[_RUNNING] = running
+        args = self._refreshed(running, args)
+        outcome = runtime.executor.run(self, running, args, kwargs)
+        for _ in range(_EAGER_TURNS if request.is_eager else 0):
+            if not isinstance(outcome, Released):
+                break
+            outcome = self._run_again_eagerly(request, running, outcome, args, kwargs)
+            running = request.__dict__[_RUNNING]
+        return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
+
+    def _run_plainly(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a task that declares nothing; only one that spoke up (`release`, `fail`, `delete`) has an outcome to act upon."""
+        try:
+            value = self.run_code(*args, **kwargs)
+        except CELERYS_OWN:
+            raise
+        except Exception as error:
+            running = request.__dict__[_RUNNING]
+            if running is None:
+                raise
+            outcome = self._runtime.executor.judge(self, running, args, kwargs, error=error)
+        else:
+            running = request.__dict__[_RUNNING]
+            if running is None:
+                return value
+            outcome = self._runtime.executor.judge(self, running, args, kwargs, value=value)
+        return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
+
+    def run_code(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the job's own code: ``run``, inside a ``__call__`` that the user's own base class may define around it."""
+        around = self._users_call
+        if around is None:
+            return self.run(*args, **kwargs)
+        self.request_stack.top.__dict__[_AWAITS_SUPER] = True
+        return around(self, *args, **kwargs)
+
+    def _run_again_eagerly(self, request: Any, running: RunningJob, outcome: Released, args: Any, kwargs: Any) -> Outcome:
+        """Run the next attempt of an eager job at once: there is no queue for it to wait in."""
+        header = self._runtime.settlement.released(running, outcome)
+        details = {"task_id": running.id, "args": args, "kwargs": kwargs, "delay": outcome.delay}
+        events.send(events.job_released, self, **details)
+        request.headers = with_header(request.headers, header)
+        following = self._runtime.executor.begin(self, request)
+        assert isinstance(following, RunningJob), "an eager job has no copies"
+        request.__dict__[_RUNNING] = following
+        return self._runtime.executor.run(self, following, args, kwargs)
+
+    def _run_sync(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        executor, settlement = self._runtime.executor, self._runtime.settlement
+        running = executor.begin(self, request, is_sync=True)
+        assert isinstance(running, RunningJob), "a job that runs in its caller has no copies"
+        request.__dict__[_RUNNING] = running
+        outcome = executor.run(self, running, args, kwargs)
+        if isinstance(outcome, PassedOn):
+            raise outcome.error
+        if isinstance(outcome, Released):
+            running.is_settled = True
+            raise JobReleasedError(f"{self.name} was released for {outcome.delay:g} s, and dispatch_sync has no queue.", outcome.delay)
+        if isinstance(outcome, Failed):
+            settlement.failed(self, request, running, outcome.error, args, kwargs)
+            if running.raised is not None and running.raised is outcome.error:
+                raise outcome.error
+            return None
+        settlement.succeeded(self, running, args, kwargs)
+        return outcome.value
+
+    def _is_plain(self, request: Any, runtime: Runtime) -> bool:
+        """Whether nothing asks for this library: no option, no default, no header."""
+        if request.headers and NAME in request.headers:
+            return False
+        return self._is_builtin or (self._declares_nothing and not runtime.defaults.manage_every_job)
+
+    def _refreshed(self, running: RunningJob, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A callback's arguments, with the batch as it stands now instead of when the callback was sent."""
+        if running.header.callback is None or not args or not isinstance(args[0], Batch):
+            return args
+        return (args[0].fresh() or args[0], *args[1:])
+
+    def _running(self, asked: str) -> RunningJob:
+        request = self.request_stack.top
+        if request is None or _RUNNING not in request.__dict__:
+            msg = f"{self.name}.{asked} is known only while the job runs: call it on the task inside its own code (bind=True)."
+            raise RuntimeError(msg)
+        running: RunningJob | None = request.__dict__[_RUNNING]
+        if running is None:
+            header = read_header(request.headers)
+            running = RunningJob(request.id, self.job_options, header, Counts(header.attempts + 1), Limits(), code_ran=True)
+            request.__dict__[_RUNNING] = running
+        return running
+
+    @property
+    def _runtime(self) -> Runtime:
+        return runtime_of(self.app)
+
+
+def current_job() -> Job | None:
+    """The job whose code runs in this thread or greenlet, or None."""
+    task = get_current_task()
+    if not isinstance(task, Job):
+        return None
+    request = task.request_stack.top
+    return task if request is not None and _RUNNING in request.__dict__ else None
+
+
+def _enter(self: Job, *args: Any, **kwargs: Any) -> Any:
+    """``__call__`` of a job whose own base class defines one: the attempt goes around it."""
+    request = self.request_stack.top
+    if request is None or request.called_directly or _RUNNING in request.__dict__:
+        assert self._users_call is not None
+        return self._users_call(self, *args, **kwargs)
+    return self._attempt(request, args, kwargs)
+
+
+def _wrap_users_call(cls: type[Job]) -> None:
+    for base in cls.__mro__[: cls.__mro__.index(Job)]:
+        call = vars(base).get("__call__")
+        if call is not None and call is not _enter:
+            cls._users_call = staticmethod(call)
+            cls.__call__ = _enter  # type: ignore[method-assign]  # this is the point
+            return
+
+
+def _acknowledge_late(cls: type[Job]) -> None:
+    """Let a job whose attempts are counted survive its worker, unless the task says otherwise."""
+    if cls.acks_late is None:
+        cls.acks_late = True
+        if cls.reject_on_worker_lost is None:
+            cls.reject_on_worker_lost = True
+
+
+def _holds(condition: Any) -> bool:
+    return bool(condition() if callable(condition) else condition)
+
+
+def _prepare_process() -> None:
+    """What every process that has jobs needs once: the settling after Celery's own ending, and JSON's decoders."""
+    task_postrun.connect(_settle_after_trace, dispatch_uid="celery_laravel.settlement", weak=False)
+    register_exceptions()
+    register_batches()
+
+
+def _settle_after_trace(sender: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
+    if not isinstance(sender, Job):
+        return
+    request = sender.request_stack.top
+    running: RunningJob | None = request.__dict__.get(_RUNNING)
+    error = retval if state == FAILURE else sys.exc_info()[1] if state is None else None
+    if error is not None and not isinstance(error, Exception):
+        return  # the process is to exit; the message comes again
+    if running is None:
+        if error is None or not request.headers or NAME not in request.headers:
+            return
+        running = sender._running("settlement") if _RUNNING in request.__dict__ else unstarted(sender, request)
+    sender._runtime.settlement.after_trace(sender, request, running, error)

@@ -1,0 +1,38 @@
+"""A running job's message, sent once more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+
+from celery_laravel.message.header import with_header
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
+
+    from celery_laravel.message.header import Header
+
+
+def resend(
+    task: Any,
+    request: Any,
+    header: Header,
+    args: Any = None,
+    kwargs: Any = None,
+    queue: str | None = None,
+    **options: Any,
+) -> Signature:
+    """The signature that sends a running request's message again, with another header of this library's.
+
+    Celery keeps the id, the routing, the priority, the expiry and what follows
+    the job. Kept beside that are the serializer and the compression that the
+    dispatch asked for; headers that brokers write on a delivery are dropped.
+    """
+    signature = Task.signature_from_request(task, request, args, kwargs, queue, **options)
+    signature.options["headers"] = with_header(signature.options.get("headers"), header)
+    compression = request.get("compression")
+    for name, value in (("serializer", header.serializer), ("compression", compression)):
+        if value is not None:
+            signature.options.setdefault(name, value)
+    return signature

@@ -1,0 +1,95 @@
+"""What the library keeps for one Celery app: settings, stores, and the parts that are built from them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, ref
+
+from celery_laravel.dispatch.batch import Batch
+from celery_laravel.settings import Settings, forget_settings, settings_of
+from celery_laravel.stores.factory import failed_jobs_of, forget_stores, store_of
+from celery_laravel.worker.batch import BatchCallbacks
+from celery_laravel.worker.defaults import AttemptDefaults, defaults_of, forget_defaults
+from celery_laravel.worker.executor import Executor
+from celery_laravel.worker.settlement import Settlement
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_laravel.stores.contracts import FailedJobStore, Store
+
+DEFAULT_VISIBILITY = 3600
+"""Seconds after which kombu's transports deliver an unacknowledged message again, unless the app says otherwise."""
+
+_MARGIN = 60
+
+
+class Runtime:
+    """Everything of one app. The parts are built when they are first needed, and connect when they are first used."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = ref(app)
+
+    @property
+    def app(self) -> Celery:
+        """The app this belongs to."""
+        app = self._app()
+        if app is None:
+            raise RuntimeError("The Celery app of this runtime no longer exists.")
+        return app
+
+    @property
+    def settings(self) -> Settings:
+        """The app's ``laravel_*`` settings."""
+        return settings_of(self.app)
+
+    @property
+    def store(self) -> Store:
+        """Where attempts and batches are kept."""
+        return store_of(self.app)
+
+    @property
+    def failed_jobs(self) -> FailedJobStore:
+        """Where failed jobs are kept."""
+        return failed_jobs_of(self.app)
+
+    @property
+    def defaults(self) -> AttemptDefaults:
+        """What holds for jobs that declare nothing."""
+        return defaults_of(self.app)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Runs attempts."""
+        return Executor(self.defaults, lambda: self.store)
+
+    @cached_property
+    def callbacks(self) -> BatchCallbacks:
+        """Sends the callbacks of batches."""
+        return BatchCallbacks(self.app, lambda: self.store, lambda record: Batch(record, self.app))
+
+    @cached_property
+    def settlement(self) -> Settlement:
+        """Settles attempts."""
+        options = self.app.conf.broker_transport_options or {}
+        keep = timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
+        return Settlement(lambda: self.store, lambda: self.failed_jobs, self.callbacks, keep)
+
+    def forget(self) -> None:
+        """Build everything anew from the app's present configuration when it is next needed."""
+        forget_defaults(self.app)
+        for name in ("executor", "callbacks", "settlement"):
+            self.__dict__.pop(name, None)
+        forget_stores(self.app)
+        forget_settings(self.app)
+
+
+_runtimes: WeakKeyDictionary[Celery, Runtime] = WeakKeyDictionary()
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """The app's runtime, made the first time it is asked for."""
+    runtime = _runtimes.get(app)
+    return _runtimes.setdefault(app, Runtime(app)) if runtime is None else runtime

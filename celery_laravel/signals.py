@@ -1,0 +1,38 @@
+"""The signals of jobs and batches, for ``signal.connect(receiver)``.
+
+A job's signals send ``sender`` = the task and the keywords ``task_id``, ``args``,
+``kwargs``, and where they apply ``exception``, ``delay`` (seconds) and ``queue``;
+a batch's send ``sender`` = the app and ``batch``.
+"""
+
+from celery_laravel.events import (
+    batch_cancelled,
+    batch_dispatched,
+    batch_finished,
+    batch_started,
+    job_exception_occurred,
+    job_failed,
+    job_processed,
+    job_processing,
+    job_queued,
+    job_queueing,
+    job_released,
+    job_retry_requested,
+    job_timed_out,
+)
+
+__all__ = [
+    "batch_cancelled",
+    "batch_dispatched",
+    "batch_finished",
+    "batch_started",
+    "job_exception_occurred",
+    "job_failed",
+    "job_processed",
+    "job_processing",
+    "job_queued",
+    "job_queueing",
+    "job_released",
+    "job_retry_requested",
+    "job_timed_out",
+]

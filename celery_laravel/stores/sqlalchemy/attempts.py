@@ -1,0 +1,236 @@
+"""Attempts in an SQL database."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Integer, and_, bindparam, case, delete, or_, select, update
+
+from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.stores.records import AttemptStart, StartStatus
+from celery_laravel.stores.sqlalchemy.columns import Identifier, lasting, microseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import timedelta
+
+    from sqlalchemy import BindParameter, ColumnElement, Connection, Row, Select
+
+    from celery_laravel.stores.records import AttemptEnd
+    from celery_laravel.stores.sqlalchemy.dialects import Parameters, Upsert, Values
+    from celery_laravel.stores.sqlalchemy.engine import Database
+
+OPEN, RELEASED, OVER = range(3)
+_SLICE = 500  # ids in one statement: SQLite takes no more than some thousand, older ones 999
+_LOOKS = 20
+
+
+class SQLAttemptStore:
+    """An `AttemptStore` in a table with one row a job."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._table = database.tables.attempts
+
+    def begin(
+        self,
+        job_id: str,
+        *,
+        turn: int,
+        attempts: int,
+        exceptions: int,
+        owner: str,
+        lease: timedelta,
+        keep: timedelta,
+    ) -> AttemptStart:
+        parameters = {
+            "job_id": job_id,
+            "turn": turn,
+            "attempts": attempts + 1,
+            "exceptions": exceptions,
+            "owner": owner,
+            "lease": lasting(lease),
+            "keep": lasting(keep),
+            "kept": lasting(max(lease, keep)),
+        }
+        for _ in range(_LOOKS):
+            # Not repeatable: a start that was made, and made again, would count as a crash.
+            attempt = self._database.single(lambda c: self._begin(c, parameters), repeatable=False)
+            if attempt is not None:
+                return AttemptStart(StartStatus.STARTED, attempt, exceptions)
+            row = self._database.single(lambda c: c.execute(self._look, parameters).first())
+            refusal = None if row is None else _refusal(row, turn, owner)
+            if refusal is not None:
+                return refusal
+        raise StoreUnavailableError(self._database.url, f"the entry of job {job_id} changes all the time")
+
+    def end(self, end: AttemptEnd, *, keep: timedelta) -> bool:
+        return self._database.single(lambda connection: self.end_within(connection, end, keep=keep))
+
+    def end_within(self, connection: Connection, end: AttemptEnd, *, keep: timedelta) -> bool:
+        """`end`, as part of a transaction."""
+        return self._end(connection, self.end_parameters(end, keep=keep)) is not None
+
+    def renew(self, owners: Mapping[str, str], *, lease: timedelta) -> frozenset[str]:
+        def work(connection: Connection) -> frozenset[str]:
+            held: set[str] = set()
+            for job_ids in _sliced(sorted(owners)):
+                rows = connection.execute(self._running, {"job_ids": job_ids})
+                mine = [row.job_id for row in rows if owners[row.job_id] == row.owner]
+                if mine:
+                    connection.execute(self._renewal, {"job_ids": mine, "lease": lasting(lease)})
+                    held.update(mine)
+            return frozenset(held)
+
+        return self._database.transaction(work)
+
+    def forget(self, job_id: str) -> bool:
+        forgetting = self._forgetting
+        return self._database.single(lambda c: c.execute(forgetting, {"job_id": job_id}).rowcount > 0, repeatable=False)
+
+    def prune(self) -> int:
+        removed = 0
+        while job_ids := self._database.single(lambda c: c.scalars(self._expired).all()):
+            removed += self._database.single(lambda c, ids=job_ids: c.execute(self._pruning, {"job_ids": ids}).rowcount)  # type: ignore[misc]
+        return removed
+
+    # -- statements --------------------------------------------------------------------------------
+    @cached_property
+    def _begin(self) -> Upsert:
+        table, now = self._table.c, self._database.dialect.now
+        values = self._values(
+            state=OPEN, owner=_given("owner", Identifier()), until=now + _given("lease"), expires=now + _given("kept")
+        )
+        is_again = and_(table.expires > now, table.turn == values[table.turn])
+        may_start = or_(table.until <= now, table.owner == values[table.owner])
+        return self._database.dialect.upsert(
+            self._table,
+            values=values,
+            changes={
+                table.attempts: case(
+                    (and_(is_again, table.attempts >= values[table.attempts]), table.attempts + 1),
+                    else_=values[table.attempts],
+                ),
+                **_all_but(values, table.job_id, table.attempts),
+            },
+            where=or_(self._is_past(values), and_(is_again, table.state == OPEN, may_start)),
+            returning=table.attempts,
+        )
+
+    @cached_property
+    def _end(self) -> Upsert:
+        table = self._table.c
+        return self._database.dialect.upsert(
+            self._table, values=self.end_values, changes=self.end_changes, where=self.may_end, returning=table.turn
+        )
+
+    @cached_property
+    def end_values(self) -> Values:
+        """The row of a turn that has ended, with the parameters of `end_parameters`."""
+        due = self._database.dialect.now + _given("delay")
+        return self._values(
+            state=_given("state", Integer()), owner=_given("owner", Identifier()), until=due, expires=due + _given("keep")
+        )
+
+    @property
+    def end_changes(self) -> Values:
+        """What the end of a turn changes in the row that is there."""
+        return _all_but(self.end_values, self._table.c.job_id)
+
+    @cached_property
+    def may_end(self) -> ColumnElement[bool]:
+        """Whether the row that is there lets the turn end."""
+        table, values = self._table.c, self.end_values
+        return or_(self._is_past(values), and_(table.turn == values[table.turn], table.state == OPEN))
+
+    @staticmethod
+    def end_parameters(end: AttemptEnd, *, keep: timedelta) -> Parameters:
+        """The parameters of an end, as its statements take them."""
+        return {
+            "job_id": end.job_id,
+            "turn": end.turn,
+            "attempts": end.attempts,
+            "exceptions": end.exceptions,
+            "state": OVER if end.is_final else RELEASED,
+            "owner": "",
+            "delay": 0 if end.is_final else microseconds(end.delay),
+            "keep": lasting(keep),
+        }
+
+    def _values(self, *, state: Any, **others: ColumnElement[Any]) -> Values:
+        table = self._table.c
+        given = {name: _given(name, table[name].type) for name in ("job_id", "attempts", "exceptions", "keep")}
+        values = given | {"state": state} | others | {"turn": _given("turn", Integer())}
+        return {table[name]: value for name, value in values.items()}
+
+    def _is_past(self, values: Values) -> ColumnElement[bool]:
+        """Whether the row that is there has expired, or is of an earlier turn."""
+        table = self._table.c
+        return or_(table.expires <= self._database.dialect.now, table.turn < values[table.turn])
+
+    @cached_property
+    def _look(self) -> Select[Any]:
+        now = self._database.dialect.now
+        mine = self._table.c.job_id == _given("job_id", Identifier())
+        return select(self._table, now.label("now")).where(mine, self._table.c.expires > now)
+
+    @cached_property
+    def _running(self) -> Select[Any]:
+        """Locks in one order, so that two who renew do not wait for each other."""
+        table = self._table.c
+        is_running = and_(table.state == OPEN, table.expires > self._database.dialect.now)
+        job_ids = bindparam("job_ids", expanding=True)
+        columns = select(table.job_id, table.owner)
+        return columns.where(table.job_id.in_(job_ids), is_running).order_by(table.job_id).with_for_update()
+
+    @cached_property
+    def _renewal(self) -> Any:
+        table, now = self._table.c, self._database.dialect.now
+        lease = _given("lease")
+        kept = case((table.keep > lease, table.keep), else_=lease)
+        renewed = {table.until: now + lease, table.expires: now + kept}
+        return update(self._table).where(table.job_id.in_(bindparam("job_ids", expanding=True))).values(renewed)
+
+    @cached_property
+    def _forgetting(self) -> Any:
+        table = self._table.c
+        return delete(self._table).where(table.job_id == _given("job_id", Identifier()))
+
+    @cached_property
+    def _expired(self) -> Select[Any]:
+        table = self._table.c
+        return select(table.job_id).where(table.expires <= self._database.dialect.now).order_by(table.expires).limit(_SLICE)
+
+    @cached_property
+    def _pruning(self) -> Any:
+        table = self._table.c
+        job_ids = bindparam("job_ids", expanding=True)
+        return delete(self._table).where(table.job_id.in_(job_ids), table.expires <= self._database.dialect.now)
+
+
+def _given(name: str, type_: Any = None) -> BindParameter[Any]:
+    return bindparam(name, type_=BigInteger() if type_ is None else type_)
+
+
+def _all_but(values: Values, *columns: Any) -> Values:
+    return {column: value for column, value in values.items() if column not in columns}
+
+
+def _refusal(row: Row[Any], turn: int, owner: str) -> AttemptStart | None:
+    """Why a turn may not start, given what is known of the job; None when it may by now."""
+    if row.turn > turn or (row.turn == turn and row.state == OVER):
+        return AttemptStart(StartStatus.OVER)
+    left = max(0, row.until - row.now) / 1_000_000
+    if row.turn == turn and row.state == RELEASED:
+        return AttemptStart(StartStatus.RELEASED, row.attempts, row.exceptions, left)
+    if row.turn == turn and left and row.owner != owner:
+        return AttemptStart(StartStatus.RUNNING, delay=left)
+    return None
+
+
+def _sliced(job_ids: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(job_ids)
+    while part := list(islice(remaining, _SLICE)):
+        yield part

@@ -1,0 +1,120 @@
+"""The types of columns: what they keep they give back equal, on every back end."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.types import TypeEngine
+
+LONGEST_ID = 255
+_COLLATION = "utf8mb4_bin"  # MySQL's usual collations find "a" when asked for "A"
+_ESCAPED = "\x01json:"
+_LONGEST_TIME = 10**17  # microseconds; some 3,000 years, and far from where 64 bits end
+
+
+class Characters(TypeDecorator[str]):
+    """Text of any characters and any length.
+
+    PostgreSQL refuses NUL, and no server takes the lone surrogates that a
+    damaged message may bring. Text that holds such a character is kept as
+    JSON behind a mark; all other text is kept as it is.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text, as long as the back end can keep it."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(LONGTEXT(collation=_COLLATION))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The text as it is kept."""
+        if value is None or ("\x00" not in value and not value.startswith(_ESCAPED) and _is_encodable(value)):
+            return value
+        return _ESCAPED + json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """The text as it was given."""
+        if value is not None and value.startswith(_ESCAPED):
+            return str(json.loads(value.removeprefix(_ESCAPED)))
+        return value
+
+
+class Identifier(Characters):
+    """The id of a job, a batch or an owner: indexed, and so no longer than MySQL allows."""
+
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text of a length that every back end can index."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(VARCHAR(LONGEST_ID, collation=_COLLATION))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The id as it is kept.
+
+        Raises:
+            ValueError: It is longer than the back ends can index.
+        """
+        kept = super().process_bind_param(value, dialect)
+        if kept is not None and len(kept) > LONGEST_ID:
+            msg = f"The id {value!r:.60}… has {len(kept)} characters; an SQL store keeps ids of at most {LONGEST_ID}."
+            raise ValueError(msg)
+        return kept
+
+
+class Json(TypeDecorator[Any]):
+    """A value as JSON in a column of text, so that the order of keys is kept; None is NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text, as long as the back end can keep it."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(LONGTEXT(collation=_COLLATION))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """The value in ASCII: everything else is escaped, and so no back end can object."""
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """The value as it was given."""
+        return None if value is None else json.loads(value)
+
+
+Microseconds = BigInteger
+"""An instant since the epoch, or a duration: whole microseconds are exact where a double would be nearly so."""
+
+Number = BigInteger().with_variant(Integer, "sqlite")
+"""A row's own number; SQLite counts by itself in its INTEGER alone."""
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def microseconds(seconds: float) -> int:
+    """Seconds as they are kept; a time beyond all calendars becomes one that 64 bits can add to."""
+    return min(round(seconds * 1_000_000), _LONGEST_TIME) if seconds < _LONGEST_TIME else _LONGEST_TIME
+
+
+def lasting(duration: timedelta) -> int:
+    """A duration as it is kept."""
+    return microseconds(duration.total_seconds())

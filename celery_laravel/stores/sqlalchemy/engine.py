@@ -1,0 +1,201 @@
+"""Connections: one engine a process, transactions that are tried again, and errors that say where the store is."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import exc
+from sqlalchemy.engine import make_url
+
+from celery_laravel.errors import CeleryLaravelError, ConfigurationError, StoreUnavailableError
+from celery_laravel.settings import without_password
+from celery_laravel.stores.sqlalchemy import migrations
+from celery_laravel.stores.sqlalchemy.connecting import is_in_memory, open_engine, with_installed_driver
+from celery_laravel.stores.sqlalchemy.dialects import dialect_for
+from celery_laravel.stores.sqlalchemy.tables import tables_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Connection, Engine
+
+    T = TypeVar("T")
+
+_inherited: list[Engine] = []
+"""Engines of the parent process. To close their connections, or to let them be collected, would disturb the parent."""
+
+
+class Database:
+    """The database behind a store: runs work in transactions.
+
+    It connects when it is first used, in each process anew: connections that
+    came with a fork are left alone. Threads may share it.
+
+    Work that lost against another transaction (deadlock, serialisation, a busy
+    SQLite) has been undone, and is tried again a few times. Where the
+    connection broke it is tried once more, on a new one, if that cannot do it
+    twice.
+    """
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url = without_password(url)
+        self.prefix = prefix
+        self.tables = tables_for(prefix)
+        self._address = with_installed_driver(make_url(url))
+        self.dialect = dialect_for(self._address, self.url)
+        self._engines: dict[int, Engine] = {}
+        self._ready: set[int] = set()
+        self._is_in_memory = is_in_memory(self._address)
+        # A database in memory has one connection, and with it one transaction at a time.
+        self._turn: AbstractContextManager[Any] = threading.RLock() if self._is_in_memory else nullcontext()
+
+    # -- running -----------------------------------------------------------------------------------
+    def single(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
+        """Run work of one statement that changes something, or of several that read, each on its own.
+
+        ``repeatable`` says that it may be done twice without harm: when the
+        connection breaks, nobody knows whether it has been done.
+        """
+        return self._run(work, (), repeatable=repeatable or self.dialect.begins_by_itself)
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Run work as one transaction that may write."""
+        begin = self.dialect.begin
+        return self._run(work, () if begin is None else (begin,), repeatable=True)
+
+    def snapshot(self, work: Callable[[Connection], T]) -> T:
+        """Run work that only reads, all of it at the same instant."""
+        return self._run(work, self.dialect.snapshot, repeatable=True)
+
+    def close(self) -> None:
+        """Give back this process's connections."""
+        pid = os.getpid()
+        self._ready.discard(pid)
+        engine = self._engines.pop(pid, None)
+        if engine is not None:
+            engine.dispose()
+
+    def _run(
+        self, work: Callable[[Connection], T], opening: Sequence[str], *, repeatable: bool, needs_tables: bool = True
+    ) -> T:
+        trials = Trials(self, repeatable=repeatable)
+        while True:
+            trials.is_committing = False
+            try:
+                engine = self._engine()
+                with self._turn:
+                    if needs_tables and os.getpid() not in self._ready:
+                        self._make_ready(engine)
+                    with engine.connect() as connection:
+                        try:
+                            for statement in opening:
+                                connection.exec_driver_sql(statement)
+                            result = work(connection)
+                            trials.is_committing = True
+                            connection.commit()
+                        except (exc.SQLAlchemyError, CeleryLaravelError):
+                            raise
+                        except BaseException:
+                            # A time limit's signal, say: the driver may be in the middle of an answer.
+                            if not self._is_in_memory:
+                                connection.invalidate()
+                            raise
+                        return result
+            except exc.SQLAlchemyError as error:
+                trials.judge(error)
+
+    # -- connecting --------------------------------------------------------------------------------
+    def _engine(self) -> Engine:
+        """This process's engine."""
+        pid = os.getpid()
+        engine = self._engines.get(pid)
+        if engine is None:
+            for parent in [other for other in self._engines if other != pid]:
+                _inherited.append(self._engines.pop(parent))
+            engine = self._engines.setdefault(pid, open_engine(self._address, self.dialect, self.url))
+        return engine
+
+    def _make_ready(self, engine: Engine) -> None:
+        """Make SQLite's tables, once a process; whoever comes first makes them for all."""
+        if self.dialect.makes_its_schema:
+            with engine.connect() as connection:
+                self.dialect.prepare_database(connection)
+                if migrations.current(connection, self.prefix) in migrations.BEFORE:
+                    connection.commit()
+                    self._upgrade(connection, "head")
+        self._ready.add(os.getpid())
+
+    def make_ready_again(self) -> None:
+        """Look at the tables again: they were there, and are not any more."""
+        self._ready.discard(os.getpid())
+        self._engine().dispose()
+
+    # -- the schema --------------------------------------------------------------------------------
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the tables to a revision; of several that do so at once, one does and the others wait for it."""
+        self._run(lambda connection: self._upgrade(connection, revision), (), repeatable=True, needs_tables=False)
+
+    def pending_migrations(self) -> list[str]:
+        """The revisions that `migrate` would run, in order."""
+        work = migrations.pending
+        return self._run(lambda connection: work(connection, self.prefix), (), repeatable=True, needs_tables=False)
+
+    def _upgrade(self, connection: Connection, revision: str) -> None:
+        with self.dialect.migrating(connection, self.prefix):
+            migrations.upgrade(connection, self.prefix, revision)
+
+
+class Trials:
+    """How often one piece of work has been tried, and whether it is to be tried again."""
+
+    LOSSES = 6
+    SQLITE_LOSSES = 3  # each has waited for as long as its ``timeout`` says
+
+    def __init__(self, database: Database, *, repeatable: bool) -> None:
+        self._database = database
+        self._repeatable = repeatable
+        self._losses = 0
+        self._has_broken = False
+        self._has_lacked_tables = False
+        self.is_committing = False
+
+    def judge(self, error: exc.SQLAlchemyError) -> None:
+        """Return, after a pause where one helps, if the work is to be tried again; raise what to tell the caller if not."""
+        dialect = self._database.dialect
+        cause = getattr(error, "orig", None) or error
+        if dialect.is_passing(cause):
+            self._losses += 1
+            if self._losses < (self.SQLITE_LOSSES if dialect.name == "sqlite" else self.LOSSES):
+                time.sleep(random.uniform(0.2, 1.0) * 0.005 * 2**self._losses)
+                return
+        elif getattr(error, "connection_invalidated", False):
+            if self._repeatable and not self.is_committing and not self._has_broken:
+                self._has_broken = True
+                return
+        elif dialect.lacks_tables(cause):
+            if dialect.makes_its_schema and not self._has_lacked_tables:
+                self._has_lacked_tables = True
+                self._database.make_ready_again()
+                return
+            raise ConfigurationError(
+                f"The store at {self._database.url} lacks tables, or they are of an older version: {_brief(cause)}. "
+                "Run: celery -A your_app laravel migrate"
+            ) from error
+        if isinstance(error, _UNAVAILABLE):
+            raise StoreUnavailableError(self._database.url, _brief(cause)) from error
+        raise error
+
+
+_UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, exc.DisconnectionError)
+
+
+def _brief(error: BaseException) -> str:
+    """What the driver said, on one line and without the statement, which holds people's data."""
+    said = error.args[-1] if error.args else error  # MySQL's drivers put a number before it
+    return " ".join(str(said).split()) or type(error).__name__

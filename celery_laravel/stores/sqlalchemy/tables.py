@@ -1,0 +1,185 @@
+"""The tables, for a prefix.
+
+Who runs Alembic for the rest of a database and wants these tables there too
+gives Alembic the `MetaData` of `metadata_for` among its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
+
+from celery_laravel.errors import ConfigurationError
+from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Microseconds, Number
+
+LONGEST_PREFIX = 30  # PostgreSQL cuts names at 63 characters, and the longest index adds 27 to it
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one prefix."""
+
+    metadata: MetaData
+    attempts: Table
+    batches: Table
+    members: Table
+    failures: Table
+    failed_jobs: Table
+
+
+def metadata_for(prefix: str = "laravel") -> MetaData:
+    """The tables of a store with that prefix, as SQLAlchemy describes them; for Alembic's ``target_metadata``."""
+    return tables_for(prefix).metadata
+
+
+def version_table_for(prefix: str = "laravel") -> str:
+    """The table that holds the version of the schema; of a name of its own, so that other migrations are not disturbed."""
+    return f"{prefix}_alembic_version"
+
+
+@lru_cache(maxsize=32)
+def tables_for(prefix: str) -> Tables:
+    """The tables of a store with that prefix.
+
+    Raises:
+        ConfigurationError: The prefix is too long for the names of tables and
+            indexes.
+    """
+    if len(prefix) > LONGEST_PREFIX:
+        msg = (
+            f"The setting 'laravel_prefix' = {prefix!r} has {len(prefix)} characters. "
+            f"In an SQL store it begins the names of tables: choose one of at most {LONGEST_PREFIX}."
+        )
+        raise ConfigurationError(msg)
+    metadata = MetaData()
+    return Tables(
+        metadata,
+        _attempts(metadata, prefix),
+        _batches(metadata, prefix),
+        _members(metadata, prefix),
+        _failures(metadata, prefix),
+        _failed_jobs(metadata, prefix),
+    )
+
+
+def _table(metadata: MetaData, name: str, *parts: Column[object] | Index | UniqueConstraint, has_number: bool) -> Table:
+    return Table(
+        name,
+        metadata,
+        *parts,
+        implicit_returning=False,
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        sqlite_with_rowid=has_number,  # else the primary key is the table, and not an index beside it
+    )
+
+
+def _attempts(metadata: MetaData, prefix: str) -> Table:
+    return _table(
+        metadata,
+        f"{prefix}_attempts",
+        Column("job_id", Identifier(), primary_key=True),
+        Column("turn", Integer(), nullable=False),
+        Column("attempts", Integer(), nullable=False),
+        Column("exceptions", Integer(), nullable=False),
+        Column("state", SmallInteger(), nullable=False),
+        Column("owner", Identifier(), nullable=False),
+        # The end of the lease while the turn is open; when the next one is due once it has been put back.
+        Column("until", Microseconds(), nullable=False),
+        Column("keep", Microseconds(), nullable=False),
+        Column("expires", Microseconds(), nullable=False),
+        Index(f"{prefix}_attempts_by_expiry", "expires"),
+        has_number=False,
+    )
+
+
+def _batches(metadata: MetaData, prefix: str) -> Table:
+    return _table(
+        metadata,
+        f"{prefix}_batches",
+        Column("number", Number, primary_key=True, autoincrement=True),
+        Column("id", Identifier(), nullable=False),
+        Column("name", Characters(), nullable=False),
+        Column("options", Json(), nullable=False),
+        Column("callbacks", Json(), nullable=False),
+        Column("allows_failures", Boolean(), nullable=False),
+        Column("total", BigInteger(), nullable=False),
+        Column("pending", BigInteger(), nullable=False),
+        Column("failed", BigInteger(), nullable=False),
+        Column("skipped", BigInteger(), nullable=False),
+        Column("is_open", Boolean(), nullable=False),
+        Column("created_at", Microseconds(), nullable=False),
+        Column("cancelled_at", Microseconds()),
+        Column("finished_at", Microseconds()),
+        Column("first_exception", Json()),
+        # How often each thing has happened that fires callbacks the first time.
+        Column("times_failed", BigInteger(), nullable=False),
+        Column("times_succeeded", BigInteger(), nullable=False),
+        Column("times_finished", BigInteger(), nullable=False),
+        # How many callbacks there are of each kind, since when they are due, and the earliest of these instants.
+        Column("catch_count", Integer(), nullable=False),
+        Column("then_count", Integer(), nullable=False),
+        Column("finally_count", Integer(), nullable=False),
+        Column("catch_due", Microseconds()),
+        Column("then_due", Microseconds()),
+        Column("finally_due", Microseconds()),
+        Column("due", Microseconds()),
+        # Those of the due callbacks that have been sent: [[kind, position], …].
+        Column("sent", Json(), nullable=False),
+        UniqueConstraint("id", name=f"{prefix}_batches_id"),
+        Index(f"{prefix}_batches_by_age", "created_at", "id"),
+        Index(f"{prefix}_batches_by_end", "finished_at"),
+        Index(f"{prefix}_batches_by_due", "due"),
+        has_number=True,
+    )
+
+
+def _members(metadata: MetaData, prefix: str) -> Table:
+    """Only members that have ended have a row: a million pending ones cost nothing."""
+    return _table(
+        metadata,
+        f"{prefix}_batch_members",
+        Column("batch", Number, primary_key=True, autoincrement=False),
+        Column("position", Number, primary_key=True, autoincrement=False),
+        Column("state", SmallInteger(), nullable=False),
+        has_number=False,
+    )
+
+
+def _failures(metadata: MetaData, prefix: str) -> Table:
+    """The ids of failed members, apart: a batch's record has them, and must not look through its members."""
+    return _table(
+        metadata,
+        f"{prefix}_batch_failures",
+        Column("batch", Number, primary_key=True, autoincrement=False),
+        Column("position", Number, primary_key=True, autoincrement=False),
+        Column("job_id", Identifier(), nullable=False),
+        has_number=False,
+    )
+
+
+def _failed_jobs(metadata: MetaData, prefix: str) -> Table:
+    return _table(
+        metadata,
+        f"{prefix}_failed_jobs",
+        Column("number", Number, primary_key=True, autoincrement=True),
+        Column("id", Identifier(), nullable=False),
+        Column("connection", Characters(), nullable=False),
+        Column("queue", Characters(), nullable=False),
+        Column("task", Characters(), nullable=False),
+        Column("args_repr", Characters(), nullable=False),
+        Column("kwargs_repr", Characters(), nullable=False),
+        Column("exception", Characters(), nullable=False),
+        Column("traceback", Characters(), nullable=False),
+        Column("failed_at", Microseconds(), nullable=False),
+        Column("attempts", Integer(), nullable=False),
+        Column("batch_id", Identifier()),
+        Column("payload", Json(), nullable=False),
+        UniqueConstraint("id", name=f"{prefix}_failed_jobs_id"),
+        Index(f"{prefix}_failed_jobs_by_age", "failed_at", "number"),
+        Index(f"{prefix}_failed_jobs_by_queue", "queue", "failed_at", mysql_length={"queue": 191}),
+        has_number=True,
+    )

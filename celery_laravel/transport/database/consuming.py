@@ -1,0 +1,113 @@
+"""How a channel finds its next messages: when to look, in which queues, and how many to fetch."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from kombu.log import get_logger
+from kombu.utils.scheduling import cycle_by_name, priority_cycle
+
+from celery_laravel import clock
+from celery_laravel.transport.database.payload import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_laravel.transport.database.channel import Channel
+    from celery_laravel.transport.database.connection import Database
+    from celery_laravel.transport.database.messages import Reserved
+
+logger = get_logger(__name__)
+
+UNREADABLE = ".unreadable"
+
+
+class Consuming:
+    """Deliver what a channel's queues hold.
+
+    A look at empty queues costs one reading of the database's change counter.
+    The queues are asked again when it has moved, or when the next delayed
+    message is due.
+    """
+
+    def __init__(self, channel: Channel, database: Database) -> None:
+        self._channel = channel
+        self._messages = channel.messages
+        self._make_order = cycle_by_name(database.options.queue_order_strategy)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, because the queues to consume have changed."""
+        self.has_more = True
+        self._order = self._make_order(self._channel.active_queues)
+        self._empty_at: tuple[int, int] | None = None
+        self._next_due = float("inf")
+
+    def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: tuple[int, int]) -> int:
+        """Reserve up to ``limit`` messages, hand them over one by one, and say how many they were.
+
+        ``version`` was read before the queues are: what is published in
+        between is seen as a change next time.
+        """
+        qos = self._channel.qos
+        room = limit if (free := qos.can_consume_max_estimate()) is None else min(limit, free)
+        if not room:
+            return 0
+        if not self.has_more and version == self._empty_at and clock.now() < self._next_due:
+            return 0
+        queues = list(self._order.consume(len(self._channel.active_queues)))
+        reserved = self._reserve(queues, room)
+        self.has_more = len(reserved) >= room
+        if not self.has_more:
+            self._empty_at = version
+            due = self._messages.next_due(queues, now=clock.now())
+            self._next_due = float("inf") if due is None else due
+        self._hand_over(reserved, callback)
+        return len(reserved)
+
+    def _reserve(self, queues: list[str], room: int) -> list[Reserved]:
+        takes_turns = not isinstance(self._order, priority_cycle)
+        share = -(-room // len(queues)) if takes_turns else room
+        found: dict[str, list[Reserved]] = {queue: [] for queue in queues}
+        left = room
+        while left:
+            before = left
+            for queue in queues:
+                fetched = self._fetch(queue, min(share, left)) if left else []
+                found[queue].extend(fetched)
+                left -= len(fetched)
+                if fetched:
+                    self._order.rotate(queue)
+            if left == before:
+                break
+        in_turn = zip_longest(*found.values()) if takes_turns else [[row for rows in found.values() for row in rows]]
+        return [row for turn in in_turn for row in turn if row is not None]
+
+    def _fetch(self, queue: str, count: int) -> list[Reserved]:
+        now = clock.now()
+        if queue in self._channel.no_ack_queues:
+            return self._messages.take(queue, count, now=now)
+        return self._messages.reserve(queue, count, lease=self._channel.new_lease(), now=now)
+
+    def _hand_over(self, reserved: list[Reserved], callback: Callable[[Any, str], Any]) -> None:
+        waiting = iter(reserved)
+        try:
+            for row in waiting:
+                raw = self.decode(row)
+                if raw is not None:
+                    callback(raw, row.queue)
+        except BaseException:
+            # The one that raised is the consumer's by now; the others never left.
+            self._messages.hand_back([(row.id, row.lease) for row in waiting if row.lease], unused=True)
+            raise
+
+    def decode(self, row: Reserved) -> dict[str, Any] | None:
+        """kombu's raw message of a row; one that cannot be read is set aside and reported, and is None."""
+        try:
+            return decode(row)
+        except ValueError as error:
+            aside = row.queue + UNREADABLE
+            logger.error("Message %d of queue %r cannot be read (%s); it is kept in %r", row.id, row.queue, error, aside)
+            self._messages.set_aside(row.id, aside)
+            return None

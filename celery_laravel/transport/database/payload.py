@@ -1,0 +1,80 @@
+"""A message as a row of the table, and back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, cast
+
+from celery.utils.time import maybe_iso8601
+from kombu.log import get_logger
+from kombu.utils.json import dumps, loads
+
+from celery_laravel.transport.database.qos import make_tag
+
+if TYPE_CHECKING:
+    from celery_laravel.transport.database.messages import NewMessage, Reserved
+
+logger = get_logger(__name__)
+
+# Where on Earth a wall clock is furthest ahead.
+_EARLIEST_ZONE = timezone(timedelta(hours=14))
+
+
+def encode(queue: str, message: dict[str, Any], *, priority: int, now: float) -> NewMessage:
+    """Make a row of a message; one with an ETA stays hidden until then."""
+    visible_at = _due(message, now)
+    return {
+        "queue": queue,
+        "priority": priority,
+        "visible_at": visible_at,
+        "ready_at": visible_at,
+        "acquired": 0,
+        "returned": 0,
+        "lease": None,
+        "payload": dumps(message),
+    }
+
+
+def decode(reserved: Reserved) -> dict[str, Any]:
+    """Make kombu's raw message of a row, with what is known about its earlier deliveries.
+
+    From the second delivery on it is marked as redelivered, and
+    ``x-delivery-count`` says how many deliveries before this one came to
+    nothing: it is absent at zero, as on RabbitMQ's quorum queues.
+
+    Raises:
+        ValueError: The row does not hold a message.
+    """
+    raw = loads(reserved.payload)
+    try:
+        properties, headers = raw["properties"], raw["headers"]
+        properties["delivery_tag"] = make_tag(reserved.id, reserved.lease)
+        # They describe this delivery; what a message carries of them is from an earlier life.
+        headers.pop("redelivered", None)
+        headers.pop("x-delivery-count", None)
+        if reserved.acquired > 1:
+            headers["redelivered"] = True
+            properties["delivery_info"]["redelivered"] = True
+        if failed := reserved.acquired - 1 - reserved.returned:
+            headers["x-delivery-count"] = failed
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a message: {error!r}") from error
+    return cast("dict[str, Any]", raw)
+
+
+def _due(message: dict[str, Any], now: float) -> float:
+    eta = (message.get("headers") or {}).get("eta")
+    if not eta:
+        return now
+    try:
+        moment = maybe_iso8601(eta)
+        if not isinstance(moment, datetime):
+            raise TypeError(f"{type(eta).__name__} is no time")
+    except (TypeError, ValueError) as error:
+        # The worker refuses such a message with an error of its own.
+        logger.warning("Cannot read the ETA %r of a message; it is delivered at once: %s", eta, error)
+        return now
+    if moment.tzinfo is None:
+        # Which zone is meant only the worker's app knows. It waits itself for what comes early, not for what comes late.
+        moment = moment.replace(tzinfo=_EARLIEST_ZONE)
+    return max(now, moment.timestamp())

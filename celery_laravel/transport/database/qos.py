@@ -1,0 +1,138 @@
+"""The messages a channel holds, by lease."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from kombu.log import get_logger
+from kombu.transport import virtual
+
+from celery_laravel.transport.database.errors import BrokerUnavailableError, DatabaseBrokerError
+
+if TYPE_CHECKING:
+    from celery_laravel.transport.database.messages import Messages
+
+logger = get_logger(__name__)
+
+
+def make_tag(message_id: int, lease: str) -> str:
+    """The delivery tag of one reservation of one message."""
+    return f"{message_id}.{lease}"
+
+
+def read_tag(tag: str) -> tuple[int, str]:
+    """The message's row and lease; the reverse of `make_tag`."""
+    message_id, _, lease = tag.partition(".")
+    return int(message_id), lease
+
+
+class QoS(virtual.QoS):
+    """Count what is delivered and not yet acknowledged, and settle it with the database.
+
+    Settling happens in whichever thread the work ended in. Acknowledged means
+    removed from the table when the call returns. What is left when the channel
+    closes goes back to its queue; what a killed process leaves goes back when
+    its lease runs out.
+    """
+
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._messages: Messages = channel.messages
+        self._held: dict[str, Any] = self._delivered
+        self._owed: set[str] = set()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._restored = False
+
+    def can_consume(self) -> bool:
+        """Whether the prefetch limit leaves room for another message."""
+        return not self.prefetch_count or len(self._held) < self.prefetch_count
+
+    def can_consume_max_estimate(self) -> int | None:
+        """How many more the prefetch limit leaves room for, or None if there is no limit."""
+        return max(self.prefetch_count - len(self._held), 0) if self.prefetch_count else None
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Remember a message as delivered."""
+        with self._lock:
+            self._held[delivery_tag] = message
+
+    def get(self, delivery_tag: str) -> Any:
+        """The message of a delivery tag."""
+        return self._held[delivery_tag]
+
+    def leases(self) -> list[tuple[int, str]]:
+        """What this channel holds, to be renewed."""
+        with self._lock:
+            tags = list(self._held)
+        return [read_tag(tag) for tag in tags]
+
+    def ack(self, delivery_tag: str) -> None:
+        """Remove the message from the table, then from what is held.
+
+        While the database cannot be reached the message stays held and its
+        removal owed, so that nobody runs it again.
+        """
+        try:
+            self._messages.acknowledge(read_tag(delivery_tag)[0])
+        except BrokerUnavailableError as error:
+            logger.warning("Could not acknowledge a message; trying again. %s", error)
+            with self._lock:
+                self._owed.add(delivery_tag)
+            return
+        self._drop(delivery_tag)
+
+    def settle_owed(self) -> None:
+        """Make up for acknowledgements that failed."""
+        with self._lock:
+            owed = list(self._owed)
+        for delivery_tag in owed:
+            self._messages.acknowledge(read_tag(delivery_tag)[0])
+            self._drop(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Remove the message, or put it back where it stood; the delivery counts."""
+        if requeue:
+            self._messages.hand_back([read_tag(delivery_tag)], unused=False)
+        else:
+            self._messages.acknowledge(read_tag(delivery_tag)[0])
+        self._drop(delivery_tag)
+
+    def restore_unacked(self) -> list[Any]:
+        """Put back everything that is held; these deliveries do not count."""
+        leases = self.leases()
+        with self._lock:
+            self._held.clear()
+        self._messages.hand_back(leases, unused=True)
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Put back everything that is held, when the channel closes or the process ends.
+
+        Should the database refuse, the leases run out by themselves, so that is
+        logged and not raised: a shutdown goes on.
+        """
+        if self._restored or os.getpid() != self._pid:
+            return  # a forked child holds nothing
+        self._restored = True
+        self._on_collect.cancel()
+        if not self._held or not self.restore_at_shutdown or not self.channel.do_restore:
+            return
+        logger.info("Restoring %d unacknowledged message(s)", len(self._held))
+        try:
+            self.settle_owed()
+            self.restore_unacked()
+        except DatabaseBrokerError as error:
+            logger.warning(
+                "Could not put back unacknowledged messages; they come back after visibility_timeout. %s", error
+            )
+
+    def _drop(self, delivery_tag: str) -> None:
+        with self._lock:
+            self._held.pop(delivery_tag, None)
+            self._owed.discard(delivery_tag)
+        connection = self.channel.connection
+        if connection is not None and self.channel.has_more:
+            connection.wake()

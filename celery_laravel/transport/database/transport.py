@@ -1,0 +1,223 @@
+"""What kombu calls a transport: a connection to the broker, its channels and its place in a worker's event loop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from kombu.log import get_logger
+from kombu.transport import virtual
+
+from celery_laravel.transport.database.errors import BrokerUnavailableError, MissingDependencyError
+from celery_laravel.transport.database.options import PREFIX, BrokerOptions, read_options
+
+try:
+    import sqlalchemy
+except ImportError as error:
+    raise MissingDependencyError(
+        "The database broker needs SQLAlchemy. Install it with: pip install 'celery-laravel[sqlalchemy]'"
+    ) from error
+
+from celery_laravel.transport.database.channel import Channel
+from celery_laravel.transport.database.connection import Database, close_database, open_database
+from celery_laravel.transport.database.dialects import dialect_for
+from celery_laravel.transport.database.keeper import LeaseKeeper
+from celery_laravel.transport.database.messages import Messages
+from celery_laravel.transport.database.queues import Queues
+from celery_laravel.transport.database.waker import Waker
+
+if TYPE_CHECKING:
+    from kombu import Connection as KombuConnection
+
+logger = get_logger(__name__)
+
+DRIVER_TYPE = "database"
+# How many messages one turn of the event loop delivers at most, so that control commands get theirs.
+DELIVERIES_PER_TICK = 64
+# A loop that is busy with its pool turns often; every turn is a chance to look, but not within so many seconds.
+SHORTEST_LOOK_INTERVAL = 0.002
+# A lease is renewed when a third of it has passed, and often enough to be told apart from a dead worker's.
+LONGEST_RENEWAL_INTERVAL = 60.0
+
+
+class Transport(virtual.Transport):
+    """kombu's way to a ``database+…`` broker."""
+
+    Channel = Channel
+    can_parse_url = True  # or `Connection.as_uri` would not ask us, and would drop a URL's slashes
+    driver_type = DRIVER_TYPE
+    driver_name = "sqlalchemy"
+    implements = virtual.Transport.implements.extend(
+        asynchronous=True,
+        batch_publish=True,
+        exchange_type=frozenset(["direct", "topic", "fanout"]),
+        heartbeats=False,
+    )
+    connection_errors = (*virtual.Transport.connection_errors, BrokerUnavailableError)
+    recoverable_connection_errors = connection_errors
+    channel_errors = virtual.Transport.channel_errors
+    recoverable_channel_errors = ()
+
+    database: Database
+    messages: Messages
+    queues: Queues
+
+    def __init__(self, client: KombuConnection, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self.url = _url_of(client)
+        self.options: BrokerOptions = read_options(self.url, client.transport_options)
+        dialect_for(self.options)  # refuses what it cannot serve before anything is opened
+        self.polling_interval = self.options.polling_interval
+        self._keeper: LeaseKeeper | None = None
+        self._loop: Any = None
+        self._timer_entry: Any = None
+        self._waker: Waker | None = None
+        self._next_look = 0.0
+        self._seen_published = -1
+        if client.alt:
+            # kombu keeps this prefix when it fails over, and would put it before another broker's URL.
+            client.hostname, client.uri_prefix = PREFIX + self.url, None
+        _let_workers_talk()
+
+    # -- connection
+
+    def establish_connection(self) -> Transport:
+        """Open the database, creating the tables where that is its custom.
+
+        Raises:
+            BrokerUnavailableError: Trying again may help; kombu does.
+            BrokerUnusableError: Somebody has to mend something first.
+        """
+        database = open_database(self.options)
+        self.database = database
+        self.messages, self.queues = Messages(database), Queues(database)
+        self._is_open = True
+        try:
+            swept = self.queues.sweep()
+        except BrokerUnavailableError:
+            close_database(database)
+            raise
+        if swept:
+            logger.debug("Removed queues that nobody uses any more: %s", ", ".join(swept))
+        self._keeper = LeaseKeeper(self._renew)
+        super().establish_connection()
+        return self
+
+    def close_connection(self, connection: Any) -> None:
+        """Put back what is not acknowledged and give the database back."""
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
+        self._stop_ticking()
+        super().close_connection(connection)
+        if self._is_open:
+            self._is_open = False
+            close_database(self.database)
+
+    _is_open = False
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Whether the connection is established; it holds no socket that could have gone away."""
+        return self._is_open
+
+    def driver_version(self) -> str:
+        """SQLAlchemy's version."""
+        return sqlalchemy.__version__
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """What kombu copies into a clone whose own parameters it has lost, as it does on failing over."""
+        return {"hostname": PREFIX + self.url}
+
+    def as_uri(self, uri: str | None = None, include_password: bool = False, mask: str = "**") -> str:
+        """The broker's URL, without its password unless asked for."""
+        url = sqlalchemy.make_url(self.url)
+        if url.password is not None and not include_password:
+            url = url.set(password=mask)
+            return PREFIX + url.render_as_string(hide_password=False)
+        return PREFIX + url.render_as_string(hide_password=False)
+
+    # -- leases
+
+    def start_keeper(self) -> None:
+        """See to it that what this connection holds is renewed from now on."""
+        if self._keeper is not None:
+            lifetimes = [ttl for channel in list(self.channels) for ttl in channel.expiring.values()]
+            self._keeper.start(min(LONGEST_RENEWAL_INTERVAL, min([self.options.visibility_timeout, *lifetimes]) / 3))
+
+    def _renew(self) -> None:
+        for channel in list(self.channels):
+            channel.renew()
+        self.queues.sweep()
+
+    # -- event loop
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Deliver from the worker's event loop, once a channel consumes."""
+        self._loop = loop
+        if any(channel.active_queues for channel in self.channels):
+            self.start_ticking()
+
+    def start_ticking(self) -> None:
+        """Wake the loop at every polling interval; `_on_tick` runs on each of its turns."""
+        if self._loop is not None and self._waker is None:
+            self._loop.on_tick.add(self._on_tick)
+            self._timer_entry = self._loop.call_repeatedly(self.polling_interval, _wake)
+            self._waker = Waker(self._loop)
+            self.database.listeners.append(self._waker.wake)
+
+    def wake(self) -> None:
+        """End the loop's sleep, if it is another thread's and sleeps."""
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
+
+    def _stop_ticking(self) -> None:
+        if self._loop is not None:
+            self._loop.on_tick.discard(self._on_tick)
+            self._loop = None
+        if self._waker is not None:
+            self.database.listeners.remove(self._waker.wake)
+            self._waker.close()
+            self._waker = None
+        if self._timer_entry is not None:
+            self._timer_entry.cancel()
+            self._timer_entry = None
+
+    def _on_tick(self) -> None:
+        now = time.monotonic()
+        look = now >= self._next_look or self.database.published != self._seen_published
+        if look:
+            self._next_look = now + SHORTEST_LOOK_INTERVAL
+            self._seen_published = self.database.published
+        elif not any(channel.has_more for channel in self.channels):
+            return
+        version = self.database.version()
+        for channel in list(self.channels):
+            channel.deliver(self._deliver, DELIVERIES_PER_TICK, version)
+
+
+def _wake() -> None:
+    """Nothing to do: a timer that fires ends the loop's sleep."""
+
+
+def _url_of(client: KombuConnection) -> str:
+    if client.hostname and "://" in client.hostname:
+        return str(client.hostname).removeprefix(PREFIX)
+    # After failing over, kombu has taken the URL apart and left the scheme in the transport's name.
+    scheme = str(client.transport_cls).removeprefix(PREFIX)
+    path = "" if client.virtual_host in {None, "/"} else client.virtual_host
+    return f"{scheme}://{client.hostname or ''}/{path}"
+
+
+def _let_workers_talk() -> None:
+    """Turn gossip and mingle on for this broker.
+
+    Celery has no capability to declare for it but two lists of transports, which
+    a worker reads after it has made its first connection.
+    """
+    for module, step in (("gossip", "Gossip"), ("mingle", "Mingle")):
+        loaded = sys.modules.get(f"celery.worker.consumer.{module}")
+        if loaded is not None:
+            getattr(loaded, step).compatible_transports.add(DRIVER_TYPE)

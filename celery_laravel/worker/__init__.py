@@ -1,0 +1,1 @@
+"""The consumer side: what happens from a message's arrival to its job's record."""

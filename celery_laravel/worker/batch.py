@@ -1,0 +1,88 @@
+"""The batch's share in an attempt's ending: the member is counted, and callbacks that became due are sent."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import signature as to_signature
+
+from celery_laravel import events
+from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.canvas import members_of
+from celery_laravel.message.exceptions import exception_to_data
+from celery_laravel.message.header import Header, with_header
+from celery_laravel.stores.records import MemberEnd, MemberState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.stores.contracts import Store
+    from celery_laravel.stores.records import BatchChange, BatchRecord, Callback
+
+logger = logging.getLogger(__name__)
+
+
+def succeeded(running: RunningJob) -> MemberEnd | None:
+    """What to count when a job has succeeded; None for a job that is in no batch."""
+    header = running.header
+    if header.batch_id is None or header.index is None:
+        return None
+    return MemberEnd(header.batch_id, header.index, running.id, MemberState.SUCCEEDED)
+
+
+def failed(running: RunningJob, request: Any, error: BaseException) -> MemberEnd | None:
+    """What to count when a job has failed: itself, and the members of its chain or chord that will never run."""
+    header = running.header
+    if header.batch_id is None or header.index is None:
+        return None
+    rest = members_of(request.chain, header.batch_id) + members_of(request.chord, header.batch_id)
+    return MemberEnd(header.batch_id, header.index, running.id, MemberState.FAILED, rest, exception_to_data(error))
+
+
+class BatchCallbacks:
+    """Sends the callbacks that a change of a batch made due."""
+
+    def __init__(self, app: Celery, store: Callable[[], Store], make_batch: Callable[[BatchRecord], Any]) -> None:
+        self._app = app
+        self._store = store
+        self._make_batch = make_batch
+
+    def after(self, change: BatchChange | None) -> None:
+        """Announce what a change brought about, send what it made due, and clear the marks of what went out.
+
+        A callback that cannot be published keeps its mark, so that it is known
+        to be owed; the others are sent all the same.
+        """
+        if change is None or not change.changed:
+            return
+        batch = change.batch
+        if change.due:
+            self.send(batch, change.due)
+        if batch.finished_at is not None:
+            events.send(events.batch_finished, self._app, batch=self._make_batch(batch))
+
+    def send(self, batch: BatchRecord, callbacks: Sequence[Callback]) -> None:
+        """Publish callbacks as jobs of their own, with ids made from the batch's."""
+        sent = []
+        for callback in callbacks:
+            try:
+                self._publish(batch, callback)
+            except Exception:
+                logger.exception("The callback %s:%s:%s could not be published; it stays due", batch.id, callback.kind, callback.position)
+            else:
+                sent.append((callback.kind, callback.position))
+        if sent:
+            self._store().batches.mark_sent(batch.id, sent)
+
+    def _publish(self, batch: BatchRecord, callback: Callback) -> None:
+        name = f"{batch.id}:{callback.kind}:{callback.position}"
+        signature = to_signature(dict(callback.signature), app=self._app).clone()
+        arguments: tuple[Any, ...] = (self._make_batch(batch),)
+        if callback.kind == "catch":
+            arguments += (ExceptionArgument(batch.first_exception or {}),)
+        headers = with_header(signature.options.get("headers"), Header(callback=name))
+        signature.apply_async(args=arguments, task_id=name, headers=headers)

@@ -1,0 +1,138 @@
+"""An attempt's outcome in Celery's language: a value to return, or an exception to raise.
+
+Celery has no word for "back to the queue" but its ``Retry``, which this module
+raises after it has sent the message itself. ``Ignore`` is raised for copies of
+a message whose job is elsewhere, and ``Reject`` (to requeue) where a job can
+neither run nor be sent again: in both cases nothing waits for this copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from celery_laravel import events
+from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
+from celery_laravel.attempt.retry_policy import Counts, Limits
+from celery_laravel.attempt.running_job import RunningJob
+from celery_laravel.errors import InvalidMessageError
+from celery_laravel.message.header import Header, read_header
+from celery_laravel.message.resend import resend
+
+if TYPE_CHECKING:
+    from celery_laravel.errors import StoreUnavailableError
+    from celery_laravel.worker.executor import NotStarted
+    from celery_laravel.worker.settlement import Settlement
+
+logger = logging.getLogger(__name__)
+
+
+def conclude(
+    task: Any,
+    request: Any,
+    settlement: Settlement,
+    running: RunningJob,
+    outcome: Outcome,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Any:
+    """Act on an attempt's outcome: return the job's value, or raise what tells Celery how it ended.
+
+    A success is settled later, when Celery has stored the result and sent what
+    follows; everything else here.
+    """
+    if isinstance(outcome, Failed):
+        settlement.failed(task, request, running, outcome.error, *arguments)
+        raise outcome.error
+    if isinstance(outcome, Released):
+        raise _release(task, request, settlement, running, outcome, arguments)
+    if isinstance(outcome, PassedOn):
+        _pass_on(task, request, settlement, running, outcome.error, arguments)
+        raise outcome.error
+    return outcome.value
+
+
+def drop(task: Any, request: Any, copy: NotStarted) -> Exception:
+    """Let go of a copy of a message; return what to raise."""
+    logger.info("Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
+    if copy.release is not None:
+        header, delay = copy.release
+        resend(task, request, header, countdown=delay or None).apply_async()
+    return Ignore(copy.reason)
+
+
+def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) -> Exception:
+    """Put a job back that cannot start because the store does not answer; return what to raise.
+
+    It waits 5 to 15 seconds, spread so that a returning store does not meet
+    every waiting job at once.
+    """
+    if request.is_eager:
+        return error
+    delay = random.uniform(5, 15)  # noqa: S311  spreads load, hides nothing
+    logger.error("Job %s (%s) is put back for %.0f s, because the store does not answer: %s", request.id, task.name, delay, error)
+    try:
+        signature = resend(task, request, read_header(request.headers), countdown=delay)
+        signature.apply_async()
+    except Exception as unsent:  # noqa: BLE001  whatever keeps it from being sent, the message itself must not be lost
+        return Reject(unsent, requeue=True)
+    return Retry("the store does not answer", exc=error, when=delay, sig=signature)
+
+
+def unstarted(task: Any, request: Any) -> RunningJob:
+    """A job that failed before its attempt could begin, as far as its message tells."""
+    try:
+        header = read_header(request.headers)
+    except InvalidMessageError:
+        header = Header()
+    return RunningJob(request.id, task.job_options, header, Counts(header.attempts + 1, header.exceptions), Limits())
+
+
+def _release(
+    task: Any,
+    request: Any,
+    settlement: Settlement,
+    running: RunningJob,
+    outcome: Released,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Exception:
+    header = settlement.released(running, outcome)
+    signature = resend(task, request, header, countdown=outcome.delay or None)
+    try:
+        signature.apply_async()
+    except Exception as unsent:
+        if task.acks_late or running.header.batch_id is not None:
+            logger.exception("Job %s (%s) could not be put back; its message is returned to the broker", running.id, task.name)
+            return Reject(unsent, requeue=True)
+        settlement.failed(task, request, running, unsent, *arguments)
+        return unsent
+    args, kwargs = arguments
+    events.send(events.job_released, task, task_id=running.id, args=args, kwargs=kwargs, delay=outcome.delay)
+    return Retry(None if outcome.error else "released", exc=outcome.error, when=outcome.delay, sig=signature)
+
+
+def _pass_on(
+    task: Any,
+    request: Any,
+    settlement: Settlement,
+    running: RunningJob,
+    signal: BaseException,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+) -> None:
+    """Settle a job whose code raised one of Celery's own signals.
+
+    ``Retry`` has sent the next message, ``Ignore`` means done unless the job was
+    replaced, ``Reject`` without requeueing is a failure to Celery.
+    """
+    if running.is_settled:
+        return
+    if isinstance(signal, Retry):
+        if not request.is_eager:
+            settlement.released(running, Released(0.0, counts=False))
+    elif isinstance(signal, Reject):
+        if not signal.requeue:
+            settlement.failed(task, request, running, signal, *arguments)
+    else:
+        settlement.succeeded(task, running, *arguments)

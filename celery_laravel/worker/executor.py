@@ -1,0 +1,223 @@
+"""One attempt of a job: begin, work, decide."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from celery_laravel import clock, events
+from celery_laravel.attempt.deadline import deadline_of
+from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn
+from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, decide, may_start
+from celery_laravel.attempt.running_job import RunningJob
+from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
+from celery_laravel.message.header import Header, read_header
+from celery_laravel.message.options import is_seconds
+from celery_laravel.middleware.pipeline import send_through
+from celery_laravel.stores.records import StartStatus
+from celery_laravel.worker.defaults import timeout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery_laravel.message.options import JobOptions
+    from celery_laravel.stores.contracts import Store
+    from celery_laravel.worker.defaults import AttemptDefaults
+
+KEEP_OPEN = timedelta(days=7)
+"""How long the store remembers a job that has begun and not ended: longer than any message waits to be delivered again."""
+
+CELERYS_OWN = (Retry, Ignore, Reject)
+
+
+@dataclass(frozen=True)
+class NotStarted:
+    """The message is a copy: of an attempt that runs, of a turn that is over, or of a job that has ended.
+
+    ``release`` is the header and the delay of the message to put in its place,
+    None when it is to be dropped.
+    """
+
+    reason: str
+    release: tuple[Header, float] | None = None
+
+
+class Executor:
+    """Runs attempts. It raises nothing of its own: every end of an attempt is an `Outcome`, save a process's exit."""
+
+    def __init__(self, defaults: AttemptDefaults, store: Callable[[], Store]) -> None:
+        self.defaults = defaults
+        self._store = store
+
+    def run(self, task: Any, running: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        """Run an attempt that has begun through its middleware, and decide how it ends."""
+        events.send(events.job_processing, task, task_id=running.id, args=args, kwargs=kwargs)
+        if running.verdict.failure is not None:  # the message could not be read
+            running.outcome = Failed(running.verdict.failure)
+            return self._report(task, running, running.verdict.failure, args, kwargs)
+        if not may_start(running.limits, running.counts.attempt, now=clock.now()):
+            error = MaxAttemptsExceededError(_exceeded(task, running))
+            running.outcome = Failed(error)
+            return self._report(task, running, error, args, kwargs)
+        try:
+            value = send_through(_middleware(task, running.options, args, kwargs), task, _Code(running, args, kwargs))
+        except CELERYS_OWN as signal:
+            running.outcome = PassedOn(signal)
+            return running.outcome
+        except Exception as error:  # noqa: BLE001  whatever the code raises decides the attempt
+            return self.judge(task, running, args, kwargs, error=error)
+        return self.judge(task, running, args, kwargs, value=value)
+
+    def judge(
+        self,
+        task: Any,
+        running: RunningJob,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        value: Any = None,
+        error: BaseException | None = None,
+    ) -> Outcome:
+        """Decide how an attempt ends that returned ``value`` or raised ``error``, and announce the exception."""
+        timeout = timeout_of(running.options, self.defaults)
+        timed_out = isinstance(error, SoftTimeLimitExceeded) and timeout is not None
+        if timed_out:
+            error = _timed_out(task, timeout, error)
+            events.send(events.job_timed_out, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
+        try:
+            running.outcome = decide(
+                running.limits,
+                running.counts,
+                running.verdict,
+                value=value,
+                error=error,
+                timed_out=timed_out,
+                now=clock.now(),
+                backoff=lambda attempt, error: self._backoff(task, running.options, attempt, error),
+            )
+        except Exception as broken:  # noqa: BLE001  a backoff function of the user's may raise anything
+            broken.__context__ = error
+            running.outcome = Failed(broken)
+        return running.outcome if error is None else self._report(task, running, error, args, kwargs)
+
+    def begin(self, task: Any, request: Any, *, is_sync: bool = False) -> RunningJob | NotStarted:
+        """Read what the message says, and for a durable job write down that an attempt starts.
+
+        Raises:
+            StoreUnavailableError: The start could not be written down, so the
+                job must not run.
+        """
+        header, broken = _read(request)
+        options: JobOptions = task.job_options
+        limits = self.limits_of(task, request, header, is_sync=is_sync)
+        attempt, exceptions = header.attempts + 1, header.exceptions
+        is_durable = bool(task.acks_late and options.limits_attempts and not request.is_eager)
+        if is_durable:
+            start = self._store().attempts.begin(
+                request.id,
+                turn=header.turn,
+                attempts=header.attempts,
+                exceptions=header.exceptions,
+                owner=f"{request.hostname}/{os.getpid()}",
+                lease=timedelta(0),
+                keep=KEEP_OPEN,
+            )
+            if start.status is StartStatus.OVER:
+                return NotStarted("a copy of a turn that is over")
+            if start.status is StartStatus.RUNNING:
+                return NotStarted("a copy of an attempt that runs", (header, start.delay))
+            if start.status is StartStatus.RELEASED:
+                following = header.next_turn(attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline)
+                return NotStarted("put back before, by a worker that died", (following, start.delay))
+            attempt, exceptions = start.attempt, start.exceptions
+        running = RunningJob(request.id, options, header, Counts(attempt, exceptions), limits, is_durable=is_durable, is_sync=is_sync)
+        if broken is not None:
+            running.verdict.failure = broken
+        return running
+
+    def limits_of(self, task: Any, request: Any, header: Header, *, is_sync: bool = False) -> Limits:
+        """The limits that hold for this message: the job's own, else the worker's, else the settings'."""
+        options: JobOptions = task.job_options
+        deadline = header.deadline
+        if deadline is None and options.retry_until is not None:
+            deadline = deadline_of(task, request.args or (), request.kwargs or {})
+        if is_sync:
+            return Limits(tries=1, fail_on_timeout=options.fail_on_timeout)
+        tries = options.tries
+        if tries is None and options.max_exceptions is None:
+            tries = self.defaults.tries
+            if tries is not None and options.retries_by_celery:
+                tries = None
+        return Limits(tries, options.max_exceptions, deadline, options.fail_on_timeout)
+
+    def _backoff(self, task: Any, options: JobOptions, attempt: int, error: BaseException) -> float:
+        backoff = self.defaults.backoff if options.backoff is None else options.backoff
+        if not callable(backoff):
+            return backoff_delay(backoff, attempt)
+        delay = backoff(task, attempt, error)
+        if isinstance(delay, timedelta):
+            delay = delay.total_seconds()
+        if not is_seconds(delay):
+            msg = f"Task {task.name!r}: backoff returned {delay!r} for attempt {attempt}; it must return seconds, not negative."
+            raise ConfigurationError(msg)
+        return float(delay)
+
+    def _report(self, task: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any) -> Outcome:
+        running.raised = error
+        events.send(events.job_exception_occurred, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
+        assert running.outcome is not None
+        return running.outcome
+
+
+class _Code:
+    """The innermost step: the job's own code."""
+
+    __slots__ = ("_args", "_kwargs", "_running")
+
+    def __init__(self, running: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._running, self._args, self._kwargs = running, args, kwargs
+
+    def __call__(self, task: Any) -> Any:
+        self._running.code_ran = True
+        return task.run_code(*self._args, **self._kwargs)
+
+
+def _middleware(task: Any, options: JobOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    middleware = options.middleware
+    if not callable(middleware):
+        return middleware  # type: ignore[no-any-return]
+    found = middleware(task, *args, **kwargs)
+    if found is None:
+        return ()
+    if not isinstance(found, (list, tuple)) or not all(callable(layer) for layer in found):
+        msg = f"Task {task.name!r}: middleware() returned {found!r}; it must return a list of callables (job, next)."
+        raise ConfigurationError(msg)
+    return found
+
+
+def _read(request: Any) -> tuple[Header, InvalidMessageError | None]:
+    """The message's header; one that cannot be read fails the job and no other."""
+    try:
+        return read_header(request.headers), None
+    except InvalidMessageError as error:
+        return Header(), error
+
+
+def _exceeded(task: Any, running: RunningJob) -> str:
+    if running.limits.deadline is not None:
+        until = clock.as_datetime(running.limits.deadline).isoformat(timespec="seconds")
+        return f"{task.name} was picked up again after its retry_until ({until}). It may have been released or have timed out before."
+    return (
+        f"{task.name} has been attempted too many times: this would be attempt {running.counts.attempt} of {running.limits.tries}. "
+        "It may have been released, have timed out, or have killed its worker."
+    )
+
+
+def _timed_out(task: Any, timeout: float | None, cause: BaseException | None) -> JobTimedOutError:
+    error = JobTimedOutError(f"{task.name} ran longer than its timeout of {timeout:g} seconds.")
+    error.__cause__ = cause
+    return error.with_traceback(None if cause is None else cause.__traceback__)

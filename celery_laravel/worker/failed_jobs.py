@@ -1,0 +1,58 @@
+"""The record of a job that failed for good: all that is needed to run it again."""
+
+from __future__ import annotations
+
+import base64
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.saferepr import saferepr
+from kombu.serialization import dumps
+
+from celery_laravel import clock
+from celery_laravel.message.exceptions import describe
+from celery_laravel.stores.records import FailedJob
+
+if TYPE_CHECKING:
+    from celery_laravel.attempt.running_job import RunningJob
+
+DEFAULT_CONNECTION = "default"
+
+
+def capture(task: Any, request: Any, running: RunningJob, error: BaseException) -> FailedJob:
+    """Make the record of a job that failed with ``error``.
+
+    The payload is the signature that Celery makes of the running request
+    (arguments, headers, routing, callbacks, the rest of its chain, its chord),
+    in the serializer the message came with, so whatever could travel can be
+    kept.
+    """
+    signature = task.signature_from_request(request)
+    serializer = running.header.serializer or task.serializer or "json"
+    content_type, encoding, body = dumps(dict(signature), serializer=serializer)
+    is_text = isinstance(body, str)
+    return FailedJob(
+        id=running.id,
+        connection=DEFAULT_CONNECTION,
+        queue=queue_of(request) or task.app.conf.task_default_queue,
+        task=task.name,
+        args_repr=getattr(request, "argsrepr", None) or saferepr(request.args or ()),
+        kwargs_repr=getattr(request, "kwargsrepr", None) or saferepr(request.kwargs or {}),
+        exception=describe(error),
+        traceback="".join(traceback.format_exception(type(error), error, error.__traceback__)),
+        failed_at=clock.as_datetime(clock.now()),
+        attempts=running.counts.attempt,
+        batch_id=running.header.batch_id,
+        payload={
+            "content_type": content_type,
+            "content_encoding": encoding,
+            "body": body if is_text else base64.b64encode(body).decode("ascii"),
+            "is_base64": not is_text,
+        },
+    )
+
+
+def queue_of(request: Any) -> str | None:
+    """The queue a message came from, as far as its delivery tells: its routing key, else its exchange."""
+    delivery = request.delivery_info or {}
+    return delivery.get("routing_key") or delivery.get("exchange") or None

@@ -1,0 +1,134 @@
+"""What follows an attempt's outcome, in order, each step kept apart from the others' exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel import events
+from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
+from celery_laravel.stores.records import AttemptEnd
+from celery_laravel.worker import batch, failed_jobs
+from celery_laravel.worker.executor import KEEP_OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery_laravel.attempt.outcome import Released
+    from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.message.header import Header
+    from celery_laravel.stores.contracts import FailedJobStore, Store
+    from celery_laravel.worker.batch import BatchCallbacks
+
+logger = logging.getLogger(__name__)
+
+
+class Settlement:
+    """Settles attempts: counts, hooks, records and signals.
+
+    Everything here may be done twice for the same job and changes nothing the
+    second time, save the ``failed()`` hook and the signals, which a crash
+    between the hook and the record lets happen again.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        failed_store: Callable[[], FailedJobStore],
+        callbacks: BatchCallbacks,
+        keep_ended: timedelta,
+    ) -> None:
+        self._store = store
+        self._failed_jobs = failed_store
+        self._callbacks = callbacks
+        self._keep_ended = keep_ended
+
+    def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> None:
+        """Settle a job that is done: in one call of the store its batch counts it and its last turn ends."""
+        running.is_settled = True
+        member, attempt = batch.succeeded(running), self._end(running)
+        if member is not None or attempt is not None:
+            with _isolated(running, "counting it and ending its turn"):
+                self._callbacks.after(self._store().settle(member=member, attempt=attempt, keep=self._keep_ended))
+        events.send(events.job_processed, task, task_id=running.id, args=args, kwargs=kwargs)
+
+    def failed(self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any) -> None:
+        """Settle a job that failed for good: its batch, its hook, its record, its signal, in that order.
+
+        Its turn is left open (`finished`), so that a worker that dies before
+        Celery has stored the failure leaves a job that is picked up again and
+        found to have used up its attempts.
+        """
+        running.is_settled = True
+        member = batch.failed(running, request, error)
+        if member is not None:
+            with _isolated(running, "counting it"):
+                self._callbacks.after(self._store().settle(member=member, attempt=None, keep=self._keep_ended))
+        hook = running.options.failed
+        if hook is not None:
+            with _isolated(running, "its failed() hook"):
+                hook(task, error, *args, **kwargs)
+        if running.is_managed and not (running.is_sync or request.is_eager):
+            with _isolated(running, "keeping its record"):
+                self._failed_jobs().record(failed_jobs.capture(task, request, running, error))
+        events.send(events.job_failed, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
+
+    def finished(self, running: RunningJob) -> None:
+        """End the last turn of a job that failed, now that Celery knows of it."""
+        attempt = self._end(running)
+        if attempt is not None:
+            with _isolated(running, "ending its turn"):
+                self._store().settle(member=None, attempt=attempt, keep=self._keep_ended)
+
+    def released(self, running: RunningJob, outcome: Released) -> Header:
+        """End a turn whose job goes on, and return the header for the message that puts it back.
+
+        The store knows of the next turn before its message is sent: should the
+        worker die in between, the copy of the old message that comes again is
+        recognised and the next one sent in its place.
+        """
+        header = running.put_back(counts=outcome.counts, after_exception=outcome.error is not None)
+        if running.is_durable:
+            end = AttemptEnd(running.id, running.header.turn, False, header.attempts, header.exceptions, outcome.delay)
+            with _isolated(running, "writing down that it was put back"):
+                self._store().settle(member=None, attempt=end, keep=KEEP_OPEN)
+        running.is_settled = True
+        return header
+
+    def forgotten(self, running: RunningJob) -> None:
+        """Drop what the store knows of a job that Celery goes on with by itself under the same id."""
+        running.is_settled = True
+        if running.is_durable:
+            with _isolated(running, "forgetting its attempts"):
+                self._store().attempts.forget(running.id)
+
+    def after_trace(self, task: Any, request: Any, running: RunningJob, error: BaseException | None) -> None:
+        """Settle what Celery's own ending decides: called when it has stored the result and sent what follows.
+
+        A job whose code succeeded may still fail here, because its result
+        cannot be encoded or the next step of its chain cannot be sent.
+        """
+        args, kwargs = request.args or (), request.kwargs or {}
+        if isinstance(running.outcome, (Succeeded, Deleted)) and not running.is_settled and error is None:
+            self.succeeded(task, running, args, kwargs)
+        elif error is not None and not running.is_settled:
+            running.outcome = Failed(error)
+            self.failed(task, request, running, error, args, kwargs)
+        if isinstance(running.outcome, Failed):
+            self.finished(running)
+
+    def _end(self, running: RunningJob) -> AttemptEnd | None:
+        if not running.is_durable:
+            return None
+        return AttemptEnd(running.id, running.header.turn, True, running.counts.attempt, running.counts.exceptions)
+
+
+@contextlib.contextmanager
+def _isolated(running: RunningJob, step: str) -> Iterator[None]:
+    """Keep a step's exception from the steps after it and from the job's outcome; log it with the job's id."""
+    try:
+        yield
+    except Exception:
+        logger.exception("Job %s: %s failed; its outcome stands", running.id, step)

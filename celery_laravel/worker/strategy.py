@@ -1,0 +1,41 @@
+"""How the worker's parent takes a job's message: Celery's own strategy, with the limits that hold for this job."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from celery.worker.strategy import default
+
+from celery_laravel.message.header import NAME
+from celery_laravel.worker.defaults import defaults_of, timeout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """The handler of a job's messages, made when the worker starts.
+
+    Celery reads the time limit and the kind of acknowledgement from the task,
+    so the handlers are made with copies of it. A message of a batch's member is
+    acknowledged late unless its task declares ``acks_late``, so that a worker's
+    death cannot leave the batch waiting for ever.
+    """
+    limited = copy(task)
+    timeout = timeout_of(task.job_options, defaults_of(app))
+    if timeout is not None:
+        limited.soft_time_limit = timeout
+    plain = default(limited, app, consumer, **options)
+    if limited.acks_late or task.declares_acks_late:
+        return plain
+    surviving = copy(limited)
+    surviving.acks_late = surviving.reject_on_worker_lost = True
+    late = default(surviving, app, consumer, **options)
+
+    def handler(message: Any, *args: Any, **kwargs: Any) -> Any:
+        header = (message.headers or {}).get(NAME)
+        is_member = isinstance(header, dict) and header.get("batch_id") is not None
+        return (late if is_member else plain)(message, *args, **kwargs)
+
+    return handler
