@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from celery.app.registry import TaskRegistry
+from celery.utils.imports import symbol_by_name
 
 from celery_laravel.job import Job
 from celery_laravel.runtime import runtime_of
-from celery_laravel.worker.bootsteps.attempt_options import AttemptOptions, worker_options
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from celery import Celery, Task
 
 _JOB = "celery_laravel:Job"
+_ATTEMPT_OPTIONS = "celery_laravel.worker.bootsteps.attempt_options:AttemptOptions"
 
 _installed: WeakSet[Celery] = WeakSet()
 
@@ -50,9 +52,8 @@ def install(app: Celery) -> Celery:
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app._tasks = tasks  # noqa: SLF001
-    app.steps["worker"].add(AttemptOptions)
-    for option in worker_options():
-        app.user_options["worker"].add(option)
+    app.steps["worker"].add(_ATTEMPT_OPTIONS)
+    app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     app.on_after_finalize.connect(_check_settings, weak=False)
     if app.finalized:
         _check_settings(app)
@@ -83,6 +84,18 @@ class _JobRegistry(TaskRegistry):  # type: ignore[misc]  # Celery is untyped
     def __setitem__(self, name: str, task: Task) -> None:
         _adopt(task)
         super().__setitem__(name, task)
+
+
+class _WorkerOptions(set[Any]):
+    """The options that ``celery worker`` gains; made when the command line asks for them, which no other process does."""
+
+    _made = False
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._made:
+            self._made = True
+            self.update(symbol_by_name("celery_laravel.worker.bootsteps.attempt_options:worker_options")())
+        return super().__iter__()
 
 
 def _adopt(task: Any) -> bool:

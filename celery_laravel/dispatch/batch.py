@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -229,6 +228,8 @@ class Batch:
 
     async def awatch(self) -> AsyncIterator[Batch]:
         """`watch`, for async code: the store is asked in a thread, and nothing blocks the loop."""
+        import asyncio  # here, because few need it and everybody would wait for it
+
         latest: Batch | None = None
         pause = _FIRST_LOOK
         while latest is None or not latest.finished:

@@ -1,4 +1,8 @@
-"""From a URL to a store, and from an app to its stores."""
+"""From a URL to a store, and from an app to its stores.
+
+A back end is imported when its URL asks for it: each needs a client that
+another app may not have installed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.settings import settings_of, without_password
-from celery_laravel.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -26,6 +29,8 @@ def open_store(url: str, *, prefix: str = "laravel") -> Store:
     """
     scheme = url.partition("://")[0]
     if scheme == "memory":
+        from celery_laravel.stores.memory import MemoryStore
+
         return MemoryStore(url, prefix)
     if scheme in _REDIS:
         try:
@@ -117,7 +122,9 @@ def forget_stores(app: Celery) -> None:
         store.close()
 
 
-def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> ConfigurationError:
+def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> Exception:
+    if str(error.name).startswith("celery_laravel"):
+        return error
     return ConfigurationError(
         f"The store {without_password(url)!r} needs the module {error.name!r}, which is not installed: pip install 'celery-laravel[{extra}]'."
     )
