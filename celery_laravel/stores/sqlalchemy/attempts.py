@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Integer, and_, bindparam, case, delete, or_, select, update
+from sqlalchemy import Integer, and_, case, delete, or_, select, update
 
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, StartStatus
-from celery_laravel.stores.sqlalchemy.columns import Identifier, lasting, microseconds
+from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import timedelta
 
-    from sqlalchemy import BindParameter, ColumnElement, Connection, Row, Select
+    from sqlalchemy import ColumnElement, Connection, Delete, Row, Select, Update
 
     from celery_laravel.stores.records import AttemptEnd
     from celery_laravel.stores.sqlalchemy.dialects import Parameters, Upsert, Values
@@ -45,16 +45,16 @@ class SQLAttemptStore:
         lease: timedelta,
         keep: timedelta,
     ) -> AttemptStart:
-        parameters = {
-            "job_id": job_id,
-            "turn": turn,
-            "attempts": attempts + 1,
-            "exceptions": exceptions,
-            "owner": owner,
-            "lease": lasting(lease),
-            "keep": lasting(keep),
-            "kept": lasting(max(lease, keep)),
-        }
+        parameters = giving(
+            job_id=job_id,
+            turn=turn,
+            attempts=attempts + 1,
+            exceptions=exceptions,
+            owner=owner,
+            lease=lasting(lease),
+            keep=lasting(keep),
+            kept=lasting(max(lease, keep)),
+        )
         for _ in range(_LOOKS):
             # Not repeatable: a start that was made, and made again, would count as a crash.
             attempt = self._database.single(lambda c: self._begin(c, parameters), repeatable=False)
@@ -77,31 +77,36 @@ class SQLAttemptStore:
         def work(connection: Connection) -> frozenset[str]:
             held: set[str] = set()
             for job_ids in _sliced(sorted(owners)):
-                rows = connection.execute(self._running, {"job_ids": job_ids})
+                rows = connection.execute(self._running, giving(job_ids=job_ids))
                 mine = [row.job_id for row in rows if owners[row.job_id] == row.owner]
                 if mine:
-                    connection.execute(self._renewal, {"job_ids": mine, "lease": lasting(lease)})
+                    connection.execute(self._renewal, giving(job_ids=mine, lease=lasting(lease)))
                     held.update(mine)
             return frozenset(held)
 
         return self._database.transaction(work)
 
     def forget(self, job_id: str) -> bool:
-        forgetting = self._forgetting
-        return self._database.single(lambda c: c.execute(forgetting, {"job_id": job_id}).rowcount > 0, repeatable=False)
+        work = partial(self._removed, self._forgetting, giving(job_id=job_id))
+        return self._database.single(work, repeatable=False) > 0
 
     def prune(self) -> int:
         removed = 0
         while job_ids := self._database.single(lambda c: c.scalars(self._expired).all()):
-            removed += self._database.single(lambda c, ids=job_ids: c.execute(self._pruning, {"job_ids": ids}).rowcount)  # type: ignore[misc]
+            parameters = giving(job_ids=job_ids)
+            removed += self._database.single(partial(self._removed, self._pruning, parameters))
         return removed
+
+    @staticmethod
+    def _removed(statement: Delete, parameters: Parameters, connection: Connection) -> int:
+        return connection.execute(statement, parameters).rowcount
 
     # -- statements --------------------------------------------------------------------------------
     @cached_property
     def _begin(self) -> Upsert:
         table, now = self._table.c, self._database.dialect.now
         values = self._values(
-            state=OPEN, owner=_given("owner", Identifier()), until=now + _given("lease"), expires=now + _given("kept")
+            state=OPEN, owner=given("owner", Identifier()), until=now + given("lease"), expires=now + given("kept")
         )
         is_again = and_(table.expires > now, table.turn == values[table.turn])
         may_start = or_(table.until <= now, table.owner == values[table.owner])
@@ -121,17 +126,16 @@ class SQLAttemptStore:
 
     @cached_property
     def _end(self) -> Upsert:
-        table = self._table.c
         return self._database.dialect.upsert(
-            self._table, values=self.end_values, changes=self.end_changes, where=self.may_end, returning=table.turn
+            self._table, values=self.end_values, changes=self.end_changes, where=self.may_end, returning=self._table.c.turn
         )
 
     @cached_property
     def end_values(self) -> Values:
         """The row of a turn that has ended, with the parameters of `end_parameters`."""
-        due = self._database.dialect.now + _given("delay")
+        due = self._database.dialect.now + given("delay")
         return self._values(
-            state=_given("state", Integer()), owner=_given("owner", Identifier()), until=due, expires=due + _given("keep")
+            state=given("state", Integer()), owner=given("owner", Identifier()), until=due, expires=due + given("keep")
         )
 
     @property
@@ -148,22 +152,21 @@ class SQLAttemptStore:
     @staticmethod
     def end_parameters(end: AttemptEnd, *, keep: timedelta) -> Parameters:
         """The parameters of an end, as its statements take them."""
-        return {
-            "job_id": end.job_id,
-            "turn": end.turn,
-            "attempts": end.attempts,
-            "exceptions": end.exceptions,
-            "state": OVER if end.is_final else RELEASED,
-            "owner": "",
-            "delay": 0 if end.is_final else microseconds(end.delay),
-            "keep": lasting(keep),
-        }
+        return giving(
+            job_id=end.job_id,
+            turn=end.turn,
+            attempts=end.attempts,
+            exceptions=end.exceptions,
+            state=OVER if end.is_final else RELEASED,
+            owner="",
+            delay=0 if end.is_final else microseconds(end.delay),
+            keep=lasting(keep),
+        )
 
     def _values(self, *, state: Any, **others: ColumnElement[Any]) -> Values:
         table = self._table.c
-        given = {name: _given(name, table[name].type) for name in ("job_id", "attempts", "exceptions", "keep")}
-        values = given | {"state": state} | others | {"turn": _given("turn", Integer())}
-        return {table[name]: value for name, value in values.items()}
+        as_said = {name: given(name, table[name].type) for name in ("job_id", "attempts", "exceptions", "keep", "turn")}
+        return {table[name]: value for name, value in (as_said | {"state": state} | others).items()}
 
     def _is_past(self, values: Values) -> ColumnElement[bool]:
         """Whether the row that is there has expired, or is of an earlier turn."""
@@ -173,7 +176,7 @@ class SQLAttemptStore:
     @cached_property
     def _look(self) -> Select[Any]:
         now = self._database.dialect.now
-        mine = self._table.c.job_id == _given("job_id", Identifier())
+        mine = self._table.c.job_id == given("job_id", Identifier())
         return select(self._table, now.label("now")).where(mine, self._table.c.expires > now)
 
     @cached_property
@@ -181,22 +184,22 @@ class SQLAttemptStore:
         """Locks in one order, so that two who renew do not wait for each other."""
         table = self._table.c
         is_running = and_(table.state == OPEN, table.expires > self._database.dialect.now)
-        job_ids = bindparam("job_ids", expanding=True)
+        job_ids = given("job_ids", Identifier(), expanding=True)
         columns = select(table.job_id, table.owner)
         return columns.where(table.job_id.in_(job_ids), is_running).order_by(table.job_id).with_for_update()
 
     @cached_property
-    def _renewal(self) -> Any:
+    def _renewal(self) -> Update:
         table, now = self._table.c, self._database.dialect.now
-        lease = _given("lease")
+        lease = given("lease")
         kept = case((table.keep > lease, table.keep), else_=lease)
         renewed = {table.until: now + lease, table.expires: now + kept}
-        return update(self._table).where(table.job_id.in_(bindparam("job_ids", expanding=True))).values(renewed)
+        return update(self._table).where(table.job_id.in_(given("job_ids", Identifier(), expanding=True))).values(renewed)
 
     @cached_property
-    def _forgetting(self) -> Any:
+    def _forgetting(self) -> Delete:
         table = self._table.c
-        return delete(self._table).where(table.job_id == _given("job_id", Identifier()))
+        return delete(self._table).where(table.job_id == given("job_id", Identifier()))
 
     @cached_property
     def _expired(self) -> Select[Any]:
@@ -204,14 +207,10 @@ class SQLAttemptStore:
         return select(table.job_id).where(table.expires <= self._database.dialect.now).order_by(table.expires).limit(_SLICE)
 
     @cached_property
-    def _pruning(self) -> Any:
+    def _pruning(self) -> Delete:
         table = self._table.c
-        job_ids = bindparam("job_ids", expanding=True)
+        job_ids = given("job_ids", Identifier(), expanding=True)
         return delete(self._table).where(table.job_id.in_(job_ids), table.expires <= self._database.dialect.now)
-
-
-def _given(name: str, type_: Any = None) -> BindParameter[Any]:
-    return bindparam(name, type_=BigInteger() if type_ is None else type_)
 
 
 def _all_but(values: Values, *columns: Any) -> Values:

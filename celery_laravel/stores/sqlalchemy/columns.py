@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy import BigInteger, Integer, Text, bindparam
 from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.types import TypeDecorator
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from sqlalchemy import BindParameter
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
 
@@ -118,3 +119,13 @@ def microseconds(seconds: float) -> int:
 def lasting(duration: timedelta) -> int:
     """A duration as it is kept."""
     return microseconds(duration.total_seconds())
+
+
+def given(name: str, type_: Any = None, *, expanding: bool = False) -> BindParameter[Any]:
+    """A parameter of a statement that is built once and run often; `giving` gives it its value."""
+    return bindparam(f"given_{name}", type_=BigInteger() if type_ is None else type_, expanding=expanding)
+
+
+def giving(**values: Any) -> dict[str, Any]:
+    """The values of `given` parameters; SQLAlchemy keeps the bare names of columns to itself."""
+    return {f"given_{name}": value for name, value in values.items()}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Values = Mapping[Column[Any], ColumnElement[Any]]
     Upsert = Callable[[Connection, Parameters], Any]
     Change = Callable[[Connection, Parameters], "Row[Any] | None"]
+    Count = Callable[[Connection, Parameters], int]
 
 _MIGRATION_PATIENCE = 300  # seconds that one migration waits for another
 
@@ -60,7 +61,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def insert_new(self, table: Table) -> Insert:
-        """An INSERT that leaves a row alone that is there already; its ``rowcount`` tells how many were not."""
+        """An INSERT that leaves a row alone that is there already."""
+
+    @abstractmethod
+    def counted(self, insertion: Insert) -> Count:
+        """Make an INSERT of `insert_new` that tells how many rows were not there."""
 
     @abstractmethod
     def upsert(
@@ -118,6 +123,10 @@ class _OnConflict(Dialect):
     def insert_new(self, table: Table) -> Insert:
         statement: Insert = type(self)._insert(table).on_conflict_do_nothing()
         return statement
+
+    def counted(self, insertion: Insert) -> Count:
+        returning = insertion.returning(*insertion.table.primary_key)  # drivers do not count rows of every INSERT
+        return lambda connection, parameters: len(connection.execute(returning, parameters).all())
 
     def upsert(
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], returning: Column[Any]
@@ -256,6 +265,9 @@ class MySQL(Dialect):
 
     def insert_new(self, table: Table) -> Insert:
         return insert(table).prefix_with("IGNORE")
+
+    def counted(self, insertion: Insert) -> Count:
+        return lambda connection, parameters: connection.execute(insertion, parameters).rowcount
 
     def upsert(
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], returning: Column[Any]

@@ -1,0 +1,144 @@
+"""What a step changes in a batch's row, as SQL, and what follows from the row as it then stands.
+
+The row is the lock of its batch. Every step that counts changes it with one
+UPDATE in which the counts move, the batch is cancelled or finished, and its
+callbacks become due: so whoever changes the row last sees everyone before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Integer, and_, case, false, func, literal, or_
+
+from celery_laravel import clock
+from celery_laravel.stores.records import BatchRecord, Callback
+from celery_laravel.stores.sqlalchemy.columns import Json, given
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Column, ColumnElement, Row, Table
+
+    Changes = dict[Column[Any], ColumnElement[Any]]
+
+KINDS = ("catch", "then", "finally")
+"""The kinds of callbacks that a change of counts makes due, in the order in which they are sent."""
+
+
+def ending(batches: Table, now: ColumnElement[int], *, fails: bool) -> Changes:
+    """The changes when ``given_ended`` pending members end, of which ``given_skipped`` never ran, and one failed if it ``fails``.
+
+    They are in such an order that a change which looks at a column comes before
+    the one that changes it: MySQL makes them one after another.
+    """
+    batch = batches.c
+    ended, skipped = given("ended"), given("skipped")
+    finishes = and_(batch.is_open == false(), batch.pending == ended)
+    counts = {batch.skipped: batch.skipped + skipped, batch.pending: batch.pending - ended}
+    if not fails:
+        all_succeeded = and_(batch.failed == 0, batch.skipped + skipped == 0)
+        return _finishing(batches, now, finishes, all_succeeded) | counts
+    is_first = batch.times_failed == 0
+    return (
+        _finishing(batches, now, finishes, false(), beside={"catch": is_first})
+        | {
+            batch.first_exception: case((is_first, given("exception", Json())), else_=batch.first_exception),
+            batch.cancelled_at: case(
+                (and_(batch.allows_failures == false(), batch.cancelled_at.is_(None)), now), else_=batch.cancelled_at
+            ),
+        }
+        | {batch.times_failed: batch.times_failed + 1, batch.failed: batch.failed + 1}
+        | counts
+    )
+
+
+def closing(batches: Table, now: ColumnElement[int]) -> Changes:
+    """The changes when the dispatch of an open batch is over."""
+    batch = batches.c
+    all_succeeded = and_(batch.failed == 0, batch.skipped == 0)
+    return _finishing(batches, now, batch.pending == 0, all_succeeded) | {batch.is_open: false()}
+
+
+def _finishing(
+    batches: Table,
+    now: ColumnElement[int],
+    finishes: ColumnElement[bool],
+    all_succeeded: ColumnElement[bool],
+    beside: dict[str, ColumnElement[bool]] | None = None,
+) -> Changes:
+    batch = batches.c
+    succeeds = and_(finishes, all_succeeded)
+    fired = {
+        "then": and_(succeeds, batch.times_succeeded == 0),
+        "finally": and_(finishes, batch.times_finished == 0),
+    }
+    return _firing(batches, now, (beside or {}) | fired) | {
+        batch.finished_at: case((finishes, now), else_=batch.finished_at),
+        batch.times_succeeded: batch.times_succeeded + _one_if(succeeds),
+        batch.times_finished: batch.times_finished + _one_if(finishes),
+    }
+
+
+def _firing(batches: Table, now: ColumnElement[int], fired: dict[str, ColumnElement[bool]]) -> Changes:
+    """The changes that make callbacks due: those of each kind that there are any of, where its condition holds."""
+    batch = batches.c
+    due = {kind: and_(condition, batch[f"{kind}_count"] > 0) for kind, condition in fired.items()}
+    changes: Changes = {batch.due: case((or_(*due.values()), func.coalesce(batch.due, now)), else_=batch.due)}
+    for kind, condition in due.items():
+        column = batch[f"{kind}_due"]
+        changes[column] = case((condition, now), else_=column)
+    return changes
+
+
+def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, literal(1, Integer())), else_=literal(0, Integer()))
+
+
+def fired_by(row: Row[Any], *, failed: bool) -> tuple[Callback, ...]:
+    """The callbacks that a step made due which left the batch's row like this; ``failed`` if it counted a failure."""
+    fired = []
+    if failed and row.times_failed == 1:
+        fired.append("catch")
+    if not row.is_open and row.pending == 0:
+        if row.failed == 0 and row.skipped == 0 and row.times_succeeded == 1:
+            fired.append("then")
+        if row.times_finished == 1:
+            fired.append("finally")
+    return tuple(callback for kind in fired for callback in callbacks_of(row, kind))
+
+
+def callbacks_of(row: Row[Any], kind: str) -> Iterator[Callback]:
+    """A batch's callbacks of one kind, in their order."""
+    for position, signature in enumerate(row.callbacks.get(kind, ())):
+        yield Callback(kind, position, signature)
+
+
+def waiting_in(row: Row[Any], latest: int) -> Iterator[tuple[int, Callback]]:
+    """The callbacks that have been due since ``latest`` or before and have not been sent, each with the instant."""
+    sent = {(kind, position) for kind, position in row.sent}
+    for kind in KINDS:
+        since = getattr(row, f"{kind}_due")
+        if since is not None and since <= latest:
+            yield from ((since, c) for c in callbacks_of(row, kind) if (c.kind, c.position) not in sent)
+
+
+def record_of(row: Row[Any], failed_job_ids: Iterable[str]) -> BatchRecord:
+    """The batch that a row tells of."""
+    return BatchRecord(
+        id=row.id,
+        name=row.name,
+        total_jobs=row.total,
+        pending_jobs=row.pending,
+        failed_jobs=row.failed,
+        skipped_jobs=row.skipped,
+        failed_job_ids=tuple(failed_job_ids),
+        options=row.options,
+        callbacks=row.callbacks,
+        allows_failures=row.allows_failures,
+        is_open=row.is_open,
+        created_at=clock.as_datetime(row.created_at / 1_000_000),
+        cancelled_at=None if row.cancelled_at is None else clock.as_datetime(row.cancelled_at / 1_000_000),
+        finished_at=None if row.finished_at is None else clock.as_datetime(row.finished_at / 1_000_000),
+        first_exception=row.first_exception,
+    )
