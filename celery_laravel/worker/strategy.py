@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from celery.worker.strategy import default
@@ -22,14 +21,14 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     acknowledged late unless its task declares ``acks_late``, so that a worker's
     death cannot leave the batch waiting for ever.
     """
-    limited = copy(task)
+    limited = _twin(task)
     timeout = timeout_of(task.job_options, defaults_of(app))
     if timeout is not None:
         limited.soft_time_limit = timeout
     plain = default(limited, app, consumer, **options)
     if limited.acks_late or task.declares_acks_late:
         return plain
-    surviving = copy(limited)
+    surviving = _twin(limited)
     surviving.acks_late = surviving.reject_on_worker_lost = True
     late = default(surviving, app, consumer, **options)
 
@@ -39,3 +38,10 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
         return (late if is_member else plain)(message, *args, **kwargs)
 
     return handler
+
+
+def _twin(task: Any) -> Any:
+    """Another instance of a task with the same attributes; `copy.copy` would give the registered one back."""
+    twin = object.__new__(type(task))
+    twin.__dict__.update(task.__dict__)
+    return twin
