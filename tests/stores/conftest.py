@@ -34,8 +34,29 @@ def memory(request: pytest.FixtureRequest) -> Iterator[Store]:
     yield MemoryStore()
 
 
+@contextmanager
+def redis(request: pytest.FixtureRequest) -> Iterator[Store]:
+    from celery_laravel.stores.redis import RedisStore
+
+    url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("redis_prefix")
+    store = RedisStore(url, prefix)
+    yield store
+    store.close()
+    remove_keys(url, prefix)
+
+
+def remove_keys(url: str, prefix: str) -> None:
+    """Remove what a test left under its prefix."""
+    from redis import Redis
+
+    with Redis.from_url(url) as client:
+        for key in client.scan_iter(f"{prefix}:*", count=1000):
+            client.unlink(key)
+
+
 BACK_ENDS: dict[str, BackEnd] = {
     "memory": BackEnd(memory, server_clock=False),
+    "redis": BackEnd(redis, server_clock=True, marks=(pytest.mark.redis,)),
 }
 
 

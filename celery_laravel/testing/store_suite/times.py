@@ -18,12 +18,10 @@ class Advance(Protocol):
     """Lets an interval pass for a store, whichever clock it goes by.
 
     A test lets ``short`` pass, and takes for granted that ``long`` does not.
-    ``is_exact`` tells that no time passes but what the test lets pass.
     """
 
     short: timedelta
     long: timedelta
-    is_exact: bool
 
     def __call__(self, interval: timedelta) -> None:
         """Return when the interval has passed."""
@@ -37,7 +35,6 @@ class VirtualTime:
 
     short = timedelta(minutes=1)
     long = timedelta(days=1)
-    is_exact = True
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = int(time.time()) + 0.1234567  # an instant that no datetime meets exactly
@@ -53,7 +50,6 @@ class ServerTime:
 
     short = timedelta(milliseconds=40)
     long = timedelta(hours=1)
-    is_exact = False
 
     def __call__(self, interval: timedelta) -> None:
         """Wait in real time."""

@@ -1,0 +1,205 @@
+"""Batches on Redis: a hash, two bits a member, and a hash of the failed ones' ids."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
+from celery_laravel.stores.records import MemberState
+from celery_laravel.stores.redis.batch_answers import BatchAnswers, known
+from celery_laravel.stores.redis.instants import MICROSECOND, as_microseconds
+from celery_laravel.stores.redis.scripts import script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, MemberEnd, NewBatch
+    from celery_laravel.stores.redis.cluster import ClusterConnections
+    from celery_laravel.stores.redis.connections import Connections
+    from celery_laravel.stores.redis.keys import Keys
+    from celery_laravel.stores.redis.scripts import Argument, Call, Script
+
+PAGE = 200
+DUE_AT_ONCE = 1000
+MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
+"""Milliseconds for which the answer to a call is kept, should it come again because its answer was lost."""
+_RANK = {"catch": 0, "then": 1, "finally": 2}
+
+_CREATE, _ADD, _CLOSE, _END = script("create"), script("add"), script("close"), script("end_member")
+_REVIVE, _CANCEL, _FIND, _DELETE = script("revive"), script("cancel"), script("find"), script("delete")
+_PRUNE, _DUE, _SETTLE = script("prune"), script("due"), script("settle")
+
+
+class RedisBatchStore:
+    """A `BatchStore` on Redis.
+
+    What never changes in a batch is sent by the server once to each process,
+    and remembered for a number of batches: an answer is then one line.
+    """
+
+    def __init__(self, connections: Connections | ClusterConnections, keys: Keys) -> None:
+        self._connections = connections
+        self._keys = keys
+        self.answers = BatchAnswers()
+
+    def create(self, batch: NewBatch) -> BatchRecord:
+        fixed = json.dumps({"name": batch.name, "options": dict(batch.options), "callbacks": dict(batch.callbacks)})
+        arguments: list[Argument] = [fixed, int(batch.allows_failures)]
+        arguments += [len(batch.callbacks.get(kind, ())) for kind in ("then", "catch", "finally")]
+        change = self._ask(_CREATE, batch.id, arguments, self._keys.index_of(batch.id))
+        assert change is not None
+        return change.batch
+
+    def add(self, batch_id: str, count: int) -> int:
+        keys = (*self._keys.batch(batch_id), self._keys.batch_call(batch_id, os.urandom(8).hex()))
+        first = self._connections.call(_ADD, keys, (batch_id, "", "", count, MEMORY_OF_CALLS))
+        if first is None:
+            raise BatchNotFoundError(batch_id)
+        if first < 0:
+            raise BatchFinishedError(batch_id)
+        return int(first)
+
+    def close(self, batch_id: str) -> BatchChange:
+        change = self._ask(_CLOSE, batch_id)
+        if change is None:
+            raise BatchNotFoundError(batch_id)
+        return change
+
+    def end_member(self, end: MemberEnd) -> BatchChange | None:
+        return self._ask(_END, end.batch_id, (*end_arguments(end), *ranges(end.skips)))
+
+    def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
+        call = self._keys.batch_call(batch_id, os.urandom(8).hex())
+        return self._ask(_REVIVE, batch_id, (index, job_id, MEMORY_OF_CALLS, *ranges(skips)), call)
+
+    def cancel(self, batch_id: str) -> BatchChange | None:
+        return self._ask(_CANCEL, batch_id)
+
+    def find(self, batch_id: str) -> BatchRecord | None:
+        change = self._ask(_FIND, batch_id)
+        return None if change is None else change.batch
+
+    def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
+        end = b"+"
+        if before is not None:
+            created = self._connections.command("HGET", self._keys.batch(before)[0], "created")
+            if created is None:
+                return []
+            end = b"(%b:%b" % (created, before.encode())
+        places: list[bytes] = []
+        for index in self._keys.indices:
+            places += self._connections.command("ZREVRANGEBYLEX", index, end, "-", "LIMIT", 0, limit)
+        places.sort(reverse=True)
+        found = self._find_many(_batch_id(place) for place in places[:limit])
+        return [record for record in found.values() if record is not None]
+
+    def delete(self, batch_id: str) -> bool:
+        keys = (*self._keys.batch(batch_id), self._keys.index_of(batch_id))
+        self.answers.forget(batch_id)
+        return bool(self._connections.call(_DELETE, keys, (batch_id, "", "")) == 1)
+
+    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
+        marks = [_mark(batch_id, kind, position) for kind, position in callbacks if kind in _RANK]
+        if marks:
+            self._connections.command("ZREM", self._keys.due_of(batch_id), *marks)
+
+    def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
+        calls = [((due,), (older_than // MICROSECOND, DUE_AT_ONCE)) for due in self._keys.dues]
+        marks: list[tuple[float, bytes]] = []
+        for answer in self._connections.call_many(_DUE, calls):
+            marks += [(float(since), mark) for mark, since in zip(answer[::2], answer[1::2], strict=True)]
+        marks.sort()
+        waiting = [_read_mark(mark) for _, mark in marks]
+        batches = self._find_many(batch_id for batch_id, _, _ in waiting)
+        due = []
+        for batch_id, kind, position in waiting:
+            batch = batches[batch_id]
+            if batch is None:  # its keys were evicted, or it was deleted a moment ago
+                self.mark_sent(batch_id, [(kind, position)])
+            else:
+                due.append((batch, self.answers.callback(batch, kind, position)))
+        return due
+
+    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
+        bounds = [
+            f"{as_microseconds(instant):016d}" if instant is not None else ""
+            for instant in (finished_before, created_before)
+        ]
+        latest = max(bounds)  # what was not created by then can neither have finished
+        pruned = 0
+        for index in self._keys.indices if latest else ():
+            for places in self._pages(index, f"({latest}".encode()):
+                calls: list[Call] = []
+                for place in places:
+                    batch_id = _batch_id(place)
+                    keys = (*self._keys.batch(batch_id), index)
+                    calls.append((keys, (batch_id, "", "", *bounds, place)))
+                pruned += sum(self._connections.call_many(_PRUNE, calls))
+        return pruned
+
+    def _pages(self, index: str, end: bytes) -> Iterator[list[bytes]]:
+        start = b"-"
+        while places := self._connections.command("ZRANGEBYLEX", index, start, end, "LIMIT", 0, PAGE):
+            yield places
+            start = b"(" + places[-1]
+
+    def settle(self, end: MemberEnd, attempt_key: str, attempt: Sequence[Argument]) -> BatchChange | None:
+        """Bring a member to its end and end its job's turn, on a server that has both."""
+        return self._ask(_SETTLE, end.batch_id, (*end_arguments(end), *attempt, *ranges(end.skips)), attempt_key)
+
+    def _ask(self, script: Script, batch_id: str, arguments: Sequence[Argument] = (), *keys: str) -> BatchChange | None:
+        fixed = self.answers.fixed(batch_id)
+        arguments = (batch_id, *known(fixed), *arguments)
+        answer = self._connections.call(script, (*self._keys.batch(batch_id), *keys), arguments)
+        return self.answers.change(batch_id, answer, fixed)
+
+    def _find_many(self, batch_ids: Iterable[str]) -> dict[str, BatchRecord | None]:
+        """The batches of these ids, in their order; None where one has gone meanwhile."""
+        wanted = list(dict.fromkeys(batch_ids))
+        found: dict[str, BatchRecord | None] = {}
+        for start in range(0, len(wanted), PAGE):
+            some = wanted[start : start + PAGE]
+            fixed = [self.answers.fixed(batch_id) for batch_id in some]
+            calls = [
+                (self._keys.batch(batch_id), (batch_id, *known(part)))
+                for batch_id, part in zip(some, fixed, strict=True)
+            ]
+            answers = self._connections.call_many(_FIND, calls)
+            for batch_id, answer, part in zip(some, answers, fixed, strict=True):
+                change = self.answers.change(batch_id, answer, part)
+                found[batch_id] = None if change is None else change.batch
+        return found
+
+
+def end_arguments(end: MemberEnd) -> tuple[Argument, ...]:
+    """What the scripts take for the end of a member, without its skips."""
+    exception = json.dumps(end.exception) if end.state is MemberState.FAILED else ""
+    return end.index, int(end.state), end.job_id, exception
+
+
+def ranges(indices: Sequence[int]) -> list[int]:
+    """Indices as first, last, first, last…: the rest of a chain is one range."""
+    found: list[int] = []
+    for index in indices:
+        if found and index == found[-1] + 1:
+            found[-1] = index
+        else:
+            found += [index, index]
+    return found
+
+
+def _mark(batch_id: str, kind: str, position: int) -> str:
+    return f"{_RANK[kind]}:{kind}:{position:06d}:{batch_id}"
+
+
+def _read_mark(mark: bytes) -> tuple[str, str, int]:
+    _, kind, position, batch_id = mark.decode().split(":", 3)
+    return batch_id, kind, int(position)
+
+
+def _batch_id(place: bytes) -> str:
+    return place.decode().partition(":")[2]

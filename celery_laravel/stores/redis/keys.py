@@ -1,0 +1,70 @@
+"""The names of all keys, and which of them lie together on a cluster.
+
+A script may touch only keys of one hash slot. An attempt is one key. A batch is
+several, and stands in indices that are asked across batches (all of them, and
+what is due). So batches are dealt out over a number of shards, each with a hash
+tag and indices of its own: what a script changes in a batch and in its indices
+is one step on a cluster as well, and only a question across batches goes to
+every shard. A single server has one shard.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+CLUSTER_SHARDS = 32
+
+
+class Keys:
+    """The keys under one prefix."""
+
+    def __init__(self, prefix: str, shards: int = 1) -> None:
+        self.prefix = prefix
+        tags = ["{batches}"] if shards == 1 else [f"{{batches-{number}}}" for number in range(shards)]
+        self._shards = [f"{prefix}:{tag}" for tag in tags]
+        failed = f"{prefix}:{{failed}}"
+        self.failed_jobs = f"{failed}:jobs"
+        self.failed_order = f"{failed}:order"
+        self.failed_queues = f"{failed}:queues"
+        self.failed_sequence = f"{failed}:sequence"
+        self._attempt = f"{prefix}:attempt:"
+
+    def attempt(self, job_id: str) -> str:
+        """What is known of a job's attempts."""
+        return self._attempt + job_id
+
+    def batch(self, batch_id: str) -> tuple[str, str, str, str]:
+        """The keys that every script of a batch takes first: batch, members, failed ids, due marks."""
+        shard = self._shard(batch_id)
+        return f"{shard}:batch:{batch_id}", f"{shard}:members:{batch_id}", f"{shard}:failed:{batch_id}", f"{shard}:due"
+
+    def index_of(self, batch_id: str) -> str:
+        """The index in which a batch stands."""
+        return f"{self._shard(batch_id)}:index"
+
+    def due_of(self, batch_id: str) -> str:
+        """Where a batch's due marks are."""
+        return f"{self._shard(batch_id)}:due"
+
+    def batch_call(self, batch_id: str, token: str) -> str:
+        """Where the answer to one call about a batch is kept for as long as the call may be repeated."""
+        return f"{self._shard(batch_id)}:call:{token}"
+
+    def failed_call(self, token: str) -> str:
+        """As `batch_call`, for a call about a failed job."""
+        return f"{self.prefix}:{{failed}}:call:{token}"
+
+    @property
+    def indices(self) -> list[str]:
+        """The index of every shard: all its batches, oldest first."""
+        return [f"{shard}:index" for shard in self._shards]
+
+    @property
+    def dues(self) -> list[str]:
+        """The due marks of every shard, longest due first."""
+        return [f"{shard}:due" for shard in self._shards]
+
+    def _shard(self, batch_id: str) -> str:
+        if len(self._shards) == 1:
+            return self._shards[0]
+        return self._shards[crc32(batch_id.encode()) % len(self._shards)]

@@ -1,0 +1,72 @@
+"""The store on Redis: the three capabilities on one set of connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_laravel.stores.redis.attempts import LEASES_IN_ONE_CALL, RedisAttemptStore, end_arguments
+from celery_laravel.stores.redis.batches import RedisBatchStore
+from celery_laravel.stores.redis.cluster import ClusterConnections
+from celery_laravel.stores.redis.connections import Connections
+from celery_laravel.stores.redis.failed_jobs import RedisFailedJobStore
+from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
+from celery_laravel.stores.redis.urls import is_cluster
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd
+
+
+class RedisStore:
+    """A `Store` on Redis 6.2 or later: one server, a master named by sentinels, or a cluster.
+
+    Each method is a script that runs on the server, by the server's clock. It
+    connects when it is first used, in each process anew; any number of threads
+    and greenlets may use it.
+
+        store = RedisStore("redis://localhost:6379/0")
+        store = RedisStore("sentinel://10.0.0.1:26379;sentinel://10.0.0.2:26379?master_name=mymaster")
+        store = RedisStore("redis+cluster://10.0.0.1:7000,10.0.0.2:7000", prefix="shop")
+
+    Every call may be repeated, and is when its connection is lost, for about
+    three seconds. A server without persistence forgets when it is restarted,
+    and one that evicts keys may forget at any time: let it refuse writes
+    instead (``maxmemory-policy noeviction``), which is a `StoreUnavailableError`.
+
+    Raises:
+        ConfigurationError: The URL cannot be read, or has an option that is not known.
+    """
+
+    def __init__(self, url: str, prefix: str = "laravel") -> None:
+        self._is_cluster = is_cluster(url)
+        connections = ClusterConnections(url) if self._is_cluster else Connections(url)
+        self._connections = connections
+        self._keys = Keys(prefix, CLUSTER_SHARDS if self._is_cluster else 1)
+        at_once = 1 if self._is_cluster else LEASES_IN_ONE_CALL
+        self.attempts = RedisAttemptStore(connections, self._keys, leases_in_one_call=at_once)
+        self.batches = RedisBatchStore(connections, self._keys)
+        self.failed_jobs = RedisFailedJobStore(connections, self._keys)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without its password."""
+        return self._connections.url
+
+    def settle(self, *, member: MemberEnd | None, attempt: AttemptEnd | None, keep: timedelta) -> BatchChange | None:
+        """Count a batch's member and end a turn: one step, but on a cluster two calls, in that order."""
+        if member is not None and attempt is not None and not self._is_cluster:
+            key = self._keys.attempt(attempt.job_id)
+            return self.batches.settle(member, key, end_arguments(attempt, keep))
+        change = None if member is None else self.batches.end_member(member)
+        if attempt is not None:
+            self.attempts.end(attempt, keep=keep)
+        return change
+
+    def ping(self) -> None:
+        """Return when the store answers."""
+        self._connections.command("PING")
+
+    def close(self) -> None:
+        """Give back connections. The store may be used again; it connects anew."""
+        self._connections.close()
