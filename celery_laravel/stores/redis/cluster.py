@@ -49,13 +49,13 @@ class ClusterConnections:
 
     def command(self, *arguments: Argument) -> Any:
         """Send a command that may be repeated, and return its answer."""
-        return self._patiently(lambda: self._cluster().execute_command(*arguments))
+        return self._patiently(lambda: self._cluster().execute_command(*arguments))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the connections to all nodes."""
         client, self._client = self._client, None
         if client is not None and self._pid == os.getpid():
-            client.close()  # type: ignore[no-untyped-call]
+            client.close()
 
     def _patiently(self, ask: Callable[[], Any]) -> Any:
         patience: Patience | None = None
