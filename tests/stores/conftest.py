@@ -10,6 +10,7 @@ import pytest
 
 from celery_laravel.stores.contracts import Store
 from celery_laravel.stores.memory import MemoryStore
+from tests.stores import sql
 
 pytest.register_assert_rewrite("celery_laravel.testing.store_suite")
 
@@ -57,6 +58,9 @@ def remove_keys(url: str, prefix: str) -> None:
 BACK_ENDS: dict[str, BackEnd] = {
     "memory": BackEnd(memory, server_clock=False),
     "redis": BackEnd(redis, server_clock=True, marks=(pytest.mark.redis,)),
+    "sqlite": BackEnd(sql.sqlite, server_clock=False),
+    "postgresql": BackEnd(sql.postgresql, server_clock=True, marks=(pytest.mark.postgresql,)),
+    "mariadb": BackEnd(sql.mariadb, server_clock=True, marks=(pytest.mark.mariadb,)),
 }
 
 

@@ -121,7 +121,7 @@ class _OnConflict(Dialect):
     _insert: Callable[[Table], Any]
 
     def insert_new(self, table: Table) -> Insert:
-        statement: Insert = type(self)._insert(table).on_conflict_do_nothing()
+        statement: Insert = type(self)._insert(table).inline().on_conflict_do_nothing()
         return statement
 
     def counted(self, insertion: Insert) -> Count:
@@ -138,7 +138,7 @@ class _OnConflict(Dialect):
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
     ) -> Any:
         """The statement of `upsert`; with a ``source``, for as many rows as that has."""
-        begun = type(self)._insert(table)
+        begun = type(self)._insert(table).inline()
         if source is None:
             begun = begun.values({column.name: value for column, value in values.items()})
         else:
@@ -264,7 +264,7 @@ class MySQL(Dialect):
         return cast(func.unix_timestamp(func.now(text("6"))) * literal_column("1000000"), BigInteger)
 
     def insert_new(self, table: Table) -> Insert:
-        return insert(table).prefix_with("IGNORE")
+        return insert(table).inline().prefix_with("IGNORE")
 
     def counted(self, insertion: Insert) -> Count:
         return lambda connection, parameters: connection.execute(insertion, parameters).rowcount

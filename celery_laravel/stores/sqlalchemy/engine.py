@@ -189,6 +189,8 @@ class Trials:
             ) from error
         if isinstance(error, _UNAVAILABLE):
             raise StoreUnavailableError(self._database.url, _brief(cause)) from error
+        if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError):
+            raise cause from error  # a value that a column's type refuses, before the driver saw it
         raise error
 
 

@@ -69,7 +69,6 @@ def _table(metadata: MetaData, name: str, *parts: Column[object] | Index | Uniqu
         name,
         metadata,
         *parts,
-        implicit_returning=False,
         mysql_engine="InnoDB",
         mysql_charset="utf8mb4",
         mysql_collate="utf8mb4_bin",
