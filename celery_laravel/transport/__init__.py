@@ -47,7 +47,9 @@ class _TableFinder:
     takes as long as importing Celery.
     """
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != _TABLE:
             return None
         sys.meta_path.remove(self)

@@ -7,6 +7,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from amqp.protocol import queue_declare_ok_t
 from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
@@ -138,6 +139,12 @@ class Channel(virtual.Channel):
     def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> Any:
         """Hand ``expires`` on to `queue_declare`, in RabbitMQ's terms."""
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
+
+    def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> queue_declare_ok_t:
+        """Declare a queue, or ask how many messages of it could be delivered now; asking changes nothing."""
+        if passive and queue and self._has_queue(queue):
+            return queue_declare_ok_t(queue, self._size(queue), 0)
+        return super().queue_declare(queue, passive, **kwargs)
 
     def _new_queue(
         self, queue: str, auto_delete: bool = False, arguments: dict[str, Any] | None = None, **kwargs: Any

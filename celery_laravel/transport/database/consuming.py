@@ -103,11 +103,17 @@ class Consuming:
             raise
 
     def decode(self, row: Reserved) -> dict[str, Any] | None:
-        """kombu's raw message of a row; one that cannot be read is set aside and reported, and is None."""
+        """Make kombu's raw message of a row; one that cannot be read is set aside and reported, and is None."""
         try:
-            return decode(row)
-        except ValueError as error:
+            raw = decode(row)
+            # Done again by kombu's message, where a body that is damaged would stop the worker.
+            self._channel.decode_body(raw.get("body"), raw["properties"].get("body_encoding"))
+            return raw
+        except (AttributeError, TypeError, ValueError):
+            if not row.lease:
+                logger.exception("A message of queue %r cannot be read and is dropped", row.queue)
+                return None
             aside = row.queue + UNREADABLE
-            logger.error("Message %d of queue %r cannot be read (%s); it is kept in %r", row.id, row.queue, error, aside)
+            logger.exception("Message %d of queue %r cannot be read; it is kept in queue %r", row.id, row.queue, aside)
             self._messages.set_aside(row.id, aside)
             return None

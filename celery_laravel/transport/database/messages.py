@@ -11,7 +11,7 @@ from celery_laravel.transport.database.dialects.selection import next_due
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Executable
+    from sqlalchemy import Executable, Row
 
     from celery_laravel.transport.database.connection import Database
 
@@ -87,21 +87,20 @@ class Messages:
         after the visibility timeout.
         """
         until = now + self.visibility_timeout
-        return self._fetch(self._reserve, queue, count, now, lease, {"until": until, "lease_token": lease})
+        rows = self._fetch(self._reserve, queue, count, now, {"until": until, "lease_token": lease})
+        return [Reserved(row.id, queue, lease, row.acquired, row.returned, row.payload) for row in rows]
 
     def take(self, queue: str, count: int, *, now: float) -> list[Reserved]:
         """Remove up to ``count`` messages of a queue and return them; a crash from here on loses them."""
-        return self._fetch(self._take, queue, count, now, "", {})
+        rows = self._fetch(self._take, queue, count, now, {})
+        return [Reserved(row.id, queue, "", row.acquired + 1, row.returned, row.payload) for row in rows]
 
-    def _fetch(
-        self, statement: Executable, queue: str, count: int, now: float, lease: str, values: dict[str, Any]
-    ) -> list[Reserved]:
-        values.update(queue_name=queue, count=count, now=now)
+    def _fetch(self, statement: Executable, queue: str, count: int, now: float, more: dict[str, Any]) -> list[Row[Any]]:
+        values = {"queue_name": queue, "count": count, "now": now, **more}
         with self._database.session() as connection:
             rows = connection.execute(statement, values).all()
         # RETURNING promises no order.
-        rows = sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
-        return [Reserved(row.id, queue, lease, row.acquired, row.returned, row.payload) for row in rows]
+        return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
     def acknowledge(self, message_id: int) -> None:
         """Remove a message, whoever holds it now: its work is done. The second time changes nothing."""
@@ -140,13 +139,10 @@ class Messages:
     def next_due(self, queues: Iterable[str], *, now: float) -> float | None:
         """When the next message that is hidden now will show, by itself, or None."""
         with self._database.session() as connection:
-            times = [
-                due
-                for queue in queues
-                for due in connection.execute(self._next_due, {"queue_name": queue, "now": now}).scalars()
-                if due is not None
+            rows = [
+                row for queue in queues for row in connection.execute(self._next_due, {"queue_name": queue, "now": now})
             ]
-        return min(times, default=None)
+        return min((float(due) for (due,) in rows if due is not None), default=None)
 
     def count_ready(self, queue: str, *, now: float) -> int:
         """How many messages could be reserved now: neither delayed nor held by a worker."""

@@ -68,13 +68,14 @@ def _due(message: dict[str, Any], now: float) -> float:
         return now
     try:
         moment = maybe_iso8601(eta)
-        if not isinstance(moment, datetime):
-            raise TypeError(f"{type(eta).__name__} is no time")
-    except (TypeError, ValueError) as error:
+        due = max(now, _in_some_zone(moment).timestamp())
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         # The worker refuses such a message with an error of its own.
         logger.warning("Cannot read the ETA %r of a message; it is delivered at once: %s", eta, error)
         return now
-    if moment.tzinfo is None:
-        # Which zone is meant only the worker's app knows. It waits itself for what comes early, not for what comes late.
-        moment = moment.replace(tzinfo=_EARLIEST_ZONE)
-    return max(now, moment.timestamp())
+    return due
+
+
+def _in_some_zone(moment: datetime) -> datetime:
+    # Which zone is meant only the worker's app knows; it waits for what comes early, but cannot mend what comes late.
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=_EARLIEST_ZONE)

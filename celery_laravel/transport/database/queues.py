@@ -41,9 +41,7 @@ class Queues:
         """
         expires_at = None if expires_after is None else clock.now() + expires_after
         with self._database.session() as connection:
-            connection.execute(
-                self._declare, {"name": queue, "expires_after": expires_after, "expires_at": expires_at}
-            )
+            connection.execute(self._declare, {"name": queue, "expires_after": expires_after, "expires_at": expires_at})
 
     def exists(self, queue: str) -> bool:
         """Whether a queue is declared."""
@@ -87,7 +85,9 @@ class Queues:
         """Keep queues that expire from expiring, and say which of them were gone already."""
         columns, now = self._queues.c, clock.now()
         statement = (
-            self._queues.update().where(columns.name == sa.bindparam("queue_name")).values(expires_at=sa.bindparam("at"))
+            self._queues.update()
+            .where(columns.name == sa.bindparam("queue_name"))
+            .values(expires_at=sa.bindparam("at"))
         )
         gone = []
         with self._database.transaction() as connection:

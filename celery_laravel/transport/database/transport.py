@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from kombu.log import get_logger
 from kombu.transport import virtual
 
-from celery_laravel.transport.database.errors import BrokerUnavailableError, MissingDependencyError
+from celery_laravel.errors import ConfigurationError
+from celery_laravel.transport.database.errors import (
+    BrokerUnavailableError,
+    BrokerUnusableError,
+    MissingDependencyError,
+)
 from celery_laravel.transport.database.options import PREFIX, BrokerOptions, read_options
 
 try:
@@ -28,6 +33,8 @@ from celery_laravel.transport.database.queues import Queues
 from celery_laravel.transport.database.waker import Waker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kombu import Connection as KombuConnection
 
 logger = get_logger(__name__)
@@ -75,7 +82,9 @@ class Transport(virtual.Transport):
         self._waker: Waker | None = None
         self._next_look = 0.0
         self._seen_published = -1
-        if client.alt:
+        self._has_alternates = bool(client.alt)
+        if self._has_alternates:
+            _refuse_options_in(client.alt)
             # kombu keeps this prefix when it fails over, and would put it before another broker's URL.
             client.hostname, client.uri_prefix = PREFIX + self.url, None
         _let_workers_talk()
@@ -89,7 +98,12 @@ class Transport(virtual.Transport):
             BrokerUnavailableError: Trying again may help; kombu does.
             BrokerUnusableError: Somebody has to mend something first.
         """
-        database = open_database(self.options)
+        try:
+            database = open_database(self.options)
+        except BrokerUnusableError as error:
+            if not self._has_alternates:
+                raise
+            raise BrokerUnavailableError(str(error)) from error  # the next URL may do
         self.database = database
         self.messages, self.queues = Messages(database), Queues(database)
         self._is_open = True
@@ -133,10 +147,8 @@ class Transport(virtual.Transport):
     def as_uri(self, uri: str | None = None, include_password: bool = False, mask: str = "**") -> str:
         """The broker's URL, without its password unless asked for."""
         url = sqlalchemy.make_url(self.url)
-        if url.password is not None and not include_password:
-            url = url.set(password=mask)
-            return PREFIX + url.render_as_string(hide_password=False)
-        return PREFIX + url.render_as_string(hide_password=False)
+        shown = url.render_as_string(hide_password=not include_password)
+        return PREFIX + (shown if include_password else shown.replace(":***@", f":{mask}@", 1))
 
     # -- leases
 
@@ -209,6 +221,16 @@ def _url_of(client: KombuConnection) -> str:
     scheme = str(client.transport_cls).removeprefix(PREFIX)
     path = "" if client.virtual_host in {None, "/"} else client.virtual_host
     return f"{scheme}://{client.hostname or ''}/{path}"
+
+
+def _refuse_options_in(urls: Iterable[str]) -> None:
+    """Say beforehand what kombu would trip over when it fails over: it takes a query for arguments of its own."""
+    for url in urls:
+        if url.startswith(PREFIX) and "?" in url:
+            raise ConfigurationError(
+                f"One of several broker URLs has options: {PREFIX}…?{url.partition('?')[2]}. "
+                "Give them as broker_transport_options instead"
+            )
 
 
 def _let_workers_talk() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -38,7 +38,7 @@ def _first_of(tables: Tables, priority: int) -> sa.Select[tuple[int]]:
     return sa.select(arm.c.id)
 
 
-def next_due(tables: Tables) -> sa.CompoundSelect[tuple[float | None]]:
+def next_due(tables: Tables) -> sa.CompoundSelect[Any]:
     """When the next hidden messages of ``queue_name`` become visible after ``now``, for each priority."""
     columns = tables.messages.c
     return sa.union_all(

@@ -95,7 +95,7 @@ class SQLiteDialect:
         if (status.st_dev, status.st_ino) != self._file:
             raise BrokerUnavailableError(
                 f"The broker's database {self.path} was replaced by another file while it was in use. "
-                "Stop workers and publishers before restoring a copy"
+                "To restore a copy, stop workers and publishers first and remove the -wal and -shm beside the old file"
             )
 
     def version(self, connection: Connection) -> int:
@@ -146,11 +146,17 @@ class SQLiteDialect:
 
     def _check_folder(self) -> None:
         folder = self.path.parent
-        if not folder.is_dir():
+        try:
+            is_folder, is_other = folder.is_dir(), self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode)
+        except OSError as error:
+            raise BrokerUnusableError(
+                f"The broker's database {self.path} may not be read by this user: {error}. Correct the rights of {folder}"
+            ) from error
+        if not is_folder:
             raise BrokerUnusableError(
                 f"The folder {folder} of the broker's database does not exist. Create it, or correct the broker URL"
             )
-        if self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode):
+        if is_other:
             raise BrokerUnusableError(f"The broker's database {self.path} is not a file. Correct the broker URL")
 
     def _set_up(self, connection: Connection, tables: Tables) -> None:
@@ -197,13 +203,15 @@ _ADVICE: tuple[tuple[str, bool, str], ...] = (
     (
         "locked",
         True,
-        "Another process held its write lock for more than {busy_timeout:g} s (the transport option busy_timeout). "
-        "Look for a shell, a backup or a long transaction that has the file open; raise busy_timeout if it is meant",
+        (
+            "Another process held its write lock for more than {busy_timeout:g} s (the transport option busy_timeout). "
+            "Look for a shell, a backup or a long transaction that has the file open; raise busy_timeout if it is meant"
+        ),
     ),
     (
         "readonly",
         False,
-        "Make the file and its folder {folder} writable for this user: SQLite keeps {path}-wal and {path}-shm beside it",
+        "Make the file and its folder {folder} writable for this user: SQLite keeps {path}-wal and -shm beside it",
     ),
     ("disk is full", True, "Free some space on the disk of {folder}; nothing of this change was stored"),
     (
