@@ -66,8 +66,8 @@ matrix-short: $(VENV)/.dev
 	@scripts/matrix --short $(MATRIX)
 
 celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
-	@tests/celery_suite/run.sh unit celery_laravel:Job .
-	@tests/celery_suite/run.sh integration celery_laravel:Job .
+	@mkdir -p build && SUITE_WORK=build/celery-suite tests/celery_suite/run.sh unit celery_laravel:Job .
+	@SUITE_WORK=build/celery-suite tests/celery_suite/run.sh integration celery_laravel:Job .
 
 ci: lint types imports test docs matrix-short ## What the pipeline runs
 
