@@ -48,7 +48,7 @@ def install(app: Celery) -> Celery:
     app.task_cls = _JOB
     tasks = _JobRegistry(app._tasks)  # noqa: SLF001  Celery offers no hook between making a task and binding it
     app.__dict__.pop("Task", None)  # a cached property: classes made of the old one are adopted below
-    for task in list(dict.values(tasks)):
+    for task in list(tasks.values()):
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app._tasks = tasks  # noqa: SLF001
@@ -61,9 +61,10 @@ def install(app: Celery) -> Celery:
 
 
 def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
-    """Point an app at the embedded default: broker, results and store in SQLite files in the folder ``path``, and return the app.
+    """Point an app at the embedded default, and return the app.
 
-    The folder is made if it is missing. Nothing is installed: whether this
+    Broker, results and store are SQLite files in the folder ``path``, which is
+    made if it is missing. Nothing is installed: whether this
     comes before or after `install` makes no difference. Meant for one machine;
     the files must not lie on a network share.
     """
@@ -78,7 +79,7 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
     return app
 
 
-class _JobRegistry(TaskRegistry):  # type: ignore[misc]  # Celery is untyped
+class _JobRegistry(TaskRegistry):
     """The app's registry of tasks, which makes a Job of each one that is put into it."""
 
     def __setitem__(self, name: str, task: Task) -> None:
@@ -87,7 +88,7 @@ class _JobRegistry(TaskRegistry):  # type: ignore[misc]  # Celery is untyped
 
 
 class _WorkerOptions(set[Any]):
-    """The options that ``celery worker`` gains; made when the command line asks for them, which no other process does."""
+    """The options that ``celery worker`` gains; made when the command line asks, which no other process does."""
 
     _made = False
 
@@ -103,10 +104,12 @@ def _adopt(task: Any) -> bool:
     if isinstance(task, Job) or str(task.name).startswith("celery."):
         return False
     cls = type(task)
-    task.__class__ = type(cls.__name__, (cls, Job), {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False})
+    task.__class__ = type(
+        cls.__name__, (cls, Job), {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False}
+    )
     return True
 
 
 def _check_settings(sender: Celery | None = None, **_: Any) -> None:
     if sender is not None:
-        _ = runtime_of(sender).settings
+        runtime_of(sender).settings  # noqa: B018  reading them is checking them

@@ -60,7 +60,9 @@ class Bus:
     @_OfTheApp
     def batches(self, limit: int = 50, before: str | None = None) -> list[Batch]:
         """Batches, newest first; with ``before`` (a batch's id), only older ones."""
-        return [Batch(record, self.app) for record in runtime_of(self.app).store.batches.all(limit=limit, before=before)]
+        return [
+            Batch(record, self.app) for record in runtime_of(self.app).store.batches.all(limit=limit, before=before)
+        ]
 
     @_PropertyOfTheApp
     def failed(self) -> FailedJobs:

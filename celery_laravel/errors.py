@@ -73,7 +73,10 @@ class BatchDispatchError(CeleryLaravelError):
         self.sent = sent
 
     def __str__(self) -> str:
-        return f"The dispatch of batch {self.batch_id!r} failed after {self.sent} jobs were sent; the batch has been cancelled."
+        return (
+            f"The dispatch of batch {self.batch_id!r} failed after {self.sent} jobs were sent; "
+            "the batch has been cancelled."
+        )
 
 
 class JobReleasedError(CeleryLaravelError):

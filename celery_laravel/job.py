@@ -79,7 +79,9 @@ class Job(Task):
                 contradicts another.
         """
         cls._is_builtin = str(cls.name).startswith("celery.")
-        if not cls._is_builtin and "job_options" not in vars(cls):  # Celery binds a task again when the app is finalised
+        if not cls._is_builtin and "job_options" not in vars(
+            cls
+        ):  # Celery binds a task again when the app is finalised
             cls.job_options = read_options(cls, Job)
             cls._declares_nothing = cls.job_options.is_plain
             cls.declares_acks_late = cls.acks_late is not None
@@ -91,7 +93,7 @@ class Job(Task):
 
     # -- dispatch
 
-    def apply_async(
+    def apply_async(  # noqa: PLR0917  Celery's own signature
         self,
         args: Any = None,
         kwargs: Any = None,
@@ -216,6 +218,7 @@ class Job(Task):
     # -- work
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the job: an attempt when Celery's worker calls, just the code when anybody else does."""
         request = self.request_stack.top
         if request is None or request.called_directly:
             return super().__call__(*args, **kwargs)
@@ -236,7 +239,9 @@ class Job(Task):
         running: RunningJob | None = request.__dict__.get(_RUNNING)
         if running is None:
             return super().signature_from_request(request, args, kwargs, queue, **extra_options)
-        return resend(self, request, running.put_back(counts=False, after_exception=False), args, kwargs, queue, **extra_options)
+        return resend(
+            self, request, running.put_back(counts=False, after_exception=False), args, kwargs, queue, **extra_options
+        )
 
     def on_replace(self, sig: Signature) -> Any:
         """Hand a batch's member over to the signature that takes this job's place (Celery's ``replace``)."""
@@ -270,7 +275,7 @@ class Job(Task):
         return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
 
     def _run_plainly(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a task that declares nothing; only one that spoke up (`release`, `fail`, `delete`) has an outcome to act upon."""
+        """Run a task that declares nothing; it has an outcome only if it spoke up (`release`, `fail`, `delete`)."""
         try:
             value = self.run_code(*args, **kwargs)
         except CELERYS_OWN:
@@ -288,14 +293,16 @@ class Job(Task):
         return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
 
     def run_code(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the job's own code: ``run``, inside a ``__call__`` that the user's own base class may define around it."""
+        """Run the job's own code: ``run``, inside the ``__call__`` that a base class of the user's may define."""
         around = self._users_call
         if around is None:
             return self.run(*args, **kwargs)
         self.request_stack.top.__dict__[_AWAITS_SUPER] = True
         return around(self, *args, **kwargs)
 
-    def _run_again_eagerly(self, request: Any, running: RunningJob, outcome: Released, args: Any, kwargs: Any) -> Outcome:
+    def _run_again_eagerly(
+        self, request: Any, running: RunningJob, outcome: Released, args: Any, kwargs: Any
+    ) -> Outcome:
         """Run the next attempt of an eager job at once: there is no queue for it to wait in."""
         header = self._runtime.settlement.released(running, outcome)
         details = {"task_id": running.id, "args": args, "kwargs": kwargs, "delay": outcome.delay}
@@ -316,7 +323,9 @@ class Job(Task):
             raise outcome.error
         if isinstance(outcome, Released):
             running.is_settled = True
-            raise JobReleasedError(f"{self.name} was released for {outcome.delay:g} s, and dispatch_sync has no queue.", outcome.delay)
+            raise JobReleasedError(
+                f"{self.name} was released for {outcome.delay:g} s, and dispatch_sync has no queue.", outcome.delay
+            )
         if isinstance(outcome, Failed):
             settlement.failed(self, request, running, outcome.error, args, kwargs)
             if running.raised is not None and running.raised is outcome.error:
@@ -340,12 +349,14 @@ class Job(Task):
     def _running(self, asked: str) -> RunningJob:
         request = self.request_stack.top
         if request is None or _RUNNING not in request.__dict__:
-            msg = f"{self.name}.{asked} is known only while the job runs: call it on the task inside its own code (bind=True)."
+            msg = f"{self.name}.{asked} is known only while the job runs: use it inside its own code (bind=True)."
             raise RuntimeError(msg)
         running: RunningJob | None = request.__dict__[_RUNNING]
         if running is None:
             header = read_header(request.headers)
-            running = RunningJob(request.id, self.job_options, header, Counts(header.attempts + 1), Limits(), code_ran=True)
+            running = RunningJob(
+                request.id, self.job_options, header, Counts(header.attempts + 1), Limits(), code_ran=True
+            )
             request.__dict__[_RUNNING] = running
         return running
 
@@ -411,5 +422,5 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
     if running is None:
         if error is None or not request.headers or NAME not in request.headers:
             return
-        running = sender._running("settlement") if _RUNNING in request.__dict__ else unstarted(sender, request)
-    sender._runtime.settlement.after_trace(sender, request, running, error)
+        running = unstarted(sender, request)
+    runtime_of(sender.app).settlement.after_trace(sender, request, running, error)

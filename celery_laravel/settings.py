@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
@@ -127,14 +126,17 @@ def _check(key: str, value: Any) -> None:
         raise ConfigurationError(msg)
     if key in _NOT_YET and value is not None and value != _NOT_YET[key][0]:
         off, feature = _NOT_YET[key]
-        msg = f"The setting {key!r} = {value!r} asks for {feature}, which this version does not have. Remove it, or set it to {off!r}."
+        msg = (
+            f"The setting {key!r} = {value!r} asks for {feature}, which this version does not have. "
+            f"Remove it, or set it to {off!r}."
+        )
         raise ConfigurationError(msg)
 
 
 def _default_store(app: Celery) -> str:
-    """The broker's URL if it is Redis, else the result backend's if Redis or SQL, else an SQLite file in the working directory.
+    """The broker's URL if it is Redis, else the result backend's if Redis or SQL, else an SQLite file.
 
-    A ``database+…`` broker counts with its database, so that an app which
+    The file lies in the working directory. A ``database+…`` broker counts with its database, so that an app which
     lives in one database keeps everything in it.
     """
     broker = _first_url(app.conf.broker_write_url or app.conf.broker_url or "")
@@ -169,7 +171,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _is_positive(value: Any) -> bool:

@@ -26,6 +26,7 @@ def deadline_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> fl
         until = until(task, *args, **kwargs)
     is_naive = isinstance(until, datetime) and until.tzinfo is None
     if is_naive or not (isinstance(until, (timedelta, datetime)) or is_seconds(until)):
-        msg = f"Task {task.name!r}: retry_until returned {until!r}; it must return a timedelta, seconds, or an aware datetime."
+        wanted = "a timedelta, seconds, or an aware datetime"
+        msg = f"Task {task.name!r}: retry_until returned {until!r}; it must return {wanted}."
         raise ConfigurationError(msg)
     return to_timestamp(until, now=clock.now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ class PassedOn:
     error: BaseException
 
 
-Outcome = Union[Succeeded, Deleted, Released, Failed, PassedOn]
+Outcome = Succeeded | Deleted | Released | Failed | PassedOn

@@ -1,6 +1,6 @@
-"""When a job may be tried, and how an attempt ends: pure functions of what they are given.
+r"""When a job may be tried, and how an attempt ends: pure functions of what they are given.
 
-The rules are those of Laravel's `Illuminate\\Queue\\Worker` (a deadline takes the
+The rules are those of Laravel's `Illuminate\Queue\Worker` (a deadline takes the
 place of the number of attempts, exceptions have a limit of their own), with one
 difference: an attempt has exactly one outcome.
 """

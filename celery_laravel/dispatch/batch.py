@@ -19,7 +19,7 @@ from celery_laravel.stores.factory import failed_jobs_of, store_of
 from celery_laravel.stores.serialization import batch_from_data, batch_to_data
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from datetime import datetime
 
     from celery import Celery
@@ -174,7 +174,14 @@ class Batch:
         return self._look()
 
     def cancel(self) -> Batch:
-        """Cancel the batch: jobs that ask (``self.batch.cancelled``) see it; nothing is stopped by force. Returns it afterwards."""
+        """Cancel the batch, and return it as it is then.
+
+        Jobs that ask (``self.batch.cancelled``) see it; nothing is stopped by
+        force. Cancelling twice changes nothing.
+
+        Raises:
+            BatchNotFoundError: It is no longer in the store.
+        """
         change = self._store.batches.cancel(self.id)
         if change is None:
             raise BatchNotFoundError(self.id)
@@ -184,9 +191,10 @@ class Batch:
         return batch
 
     def retry(self) -> Batch:
-        """Try the failed jobs again, each from attempt 1, newest failure first, with the rest of their chains. Returns the batch afterwards.
+        """Try the failed jobs again, and return the batch as it is then.
 
-        A failed job whose record has been forgotten cannot be retried and stays failed.
+        Each starts at attempt 1, the newest failure first, with the rest of its
+        chain behind it. A failed job whose record has been forgotten cannot be retried and stays failed.
         """
         records = [failed_jobs_of(self._celery).find(job_id) for job_id in self._look().failed_job_ids]
         for record in sorted(filter(None, records), key=lambda job: job.failed_at, reverse=True):
@@ -198,14 +206,16 @@ class Batch:
         return self._store.batches.delete(self.id)
 
     def fresh(self) -> Batch | None:
-        """The batch as it stands now, or None when it is no longer in the store. One call of the store, whatever its size."""
+        """The batch as it stands now, or None when it is no longer in the store: one call, whatever its size."""
         record = self._store.batches.find(self.id)
         return None if record is None else Batch(record, self._app)
 
     # -- watching
 
     def wait(self, timeout: float | None = None, on_progress: Callable[[Batch], Any] | None = None) -> Batch:
-        """Return the batch when it has finished; ``on_progress`` is called with every snapshot that differs from the one before.
+        """Return the batch when it has finished.
+
+        ``on_progress`` is called with every snapshot that differs from the one before.
 
         Raises:
             TimeoutError: It had not finished after ``timeout`` seconds.
@@ -283,7 +293,8 @@ class Batch:
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled else "finished" if self.finished else "pending"
-        return f"<Batch {self.name or self.id}: {self.processed_jobs} of {self.total_jobs} processed, {self.failed_jobs} failed, {state}>"
+        counts = f"{self.processed_jobs} of {self.total_jobs} processed, {self.failed_jobs} failed"
+        return f"<Batch {self.name or self.id}: {counts}, {state}>"
 
 
 def register_batches() -> None:

@@ -27,7 +27,7 @@ def needs_dispatcher(task: Any, options: dict[str, Any]) -> bool:
     )
 
 
-def dispatch(
+def dispatch(  # noqa: PLR0917  those of `apply_async`
     task: Any,
     publish: Callable[..., Any],
     args: Any,

@@ -40,7 +40,9 @@ def retry_failed_job(app: Celery, job: FailedJob) -> None:
     if task is not None and getattr(task, "job_options", None) is not None and task.job_options.retry_until is not None:
         deadline = deadline_of(task, signature.args, signature.kwargs)
     if header.batch_id is not None and header.index is not None:
-        rest = members_of(signature.options.get("chain"), header.batch_id) + members_of(signature.options.get("chord"), header.batch_id)
+        rest = members_of(signature.options.get("chain"), header.batch_id) + members_of(
+            signature.options.get("chord"), header.batch_id
+        )
         store_of(app).batches.revive(header.batch_id, header.index, job_id=job.id, skips=rest)
     signature.options["headers"] = with_header(signature.options.get("headers"), header.afresh(deadline=deadline))
     events.send(events.job_retry_requested, task, task_id=job.id, args=signature.args, kwargs=signature.kwargs)

@@ -65,7 +65,7 @@ class PendingBatch:
         """Call ``callback(batch)`` once no job is outstanding, whether they succeeded or not."""
         return self._register("finally", callback)
 
-    def allow_failures(self, allow: bool = True) -> PendingBatch:  # noqa: FBT001, FBT002  Laravel's signature
+    def allow_failures(self, allow: bool = True) -> PendingBatch:
         """Let the batch go on after a failed job, instead of cancelling it."""
         self._allows_failures = bool(allow)
         return self
@@ -96,7 +96,9 @@ class PendingBatch:
             StoreUnavailableError: The store did not answer, and nothing was sent.
         """
         store = store_of(self._app)
-        record = store.batches.create(NewBatch(new_batch_id(), self._name, self._options, self._callbacks, self._allows_failures))
+        record = store.batches.create(
+            NewBatch(new_batch_id(), self._name, self._options, self._callbacks, self._allows_failures)
+        )
         try:
             publish_members(self._app, store, record, self._jobs)
         except BatchDispatchError:

@@ -31,7 +31,7 @@ def tasks_of(signature: Any) -> Iterator[Any]:
 
 
 def mark_members(signature: Any, batch_id: str, first_index: int, queue: str | None) -> int:
-    """Make each task within a signature a member of a batch, from ``first_index`` on; return the index after the last."""
+    """Make each task within a signature a member of a batch, from ``first_index``; return the index after the last."""
     index = first_index
     for task in tasks_of(signature):
         options = task["options"]

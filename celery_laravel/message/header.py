@@ -22,6 +22,9 @@ VERSION = 1
 NOT_REPUBLISHED = frozenset({"redelivered", "x-delivery-count", "x-acquired-count"})
 """Headers that brokers write on a delivery; on a message that is sent again they would be lies."""
 
+_END_OF_TIME = 253_402_300_800
+"""The year 10000 in seconds since the epoch, where datetimes end."""
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -97,7 +100,9 @@ class Header:
             elif key != "v":
                 extra[str(key)] = value
         if (values.get("batch_id") is None) != (values.get("index") is None):
-            raise InvalidMessageError(f"The message's {NAME!r} header names a batch without a member, or a member without a batch.")
+            raise InvalidMessageError(
+                f"The message's {NAME!r} header names a batch without a member, or a member without a batch."
+            )
         return cls(**values, extra=extra or _NOTHING)
 
 
@@ -131,9 +136,13 @@ def _checked(key: str, value: Any) -> Any:
     if key in {"batch_id", "callback", "serializer"}:
         valid = value is None or isinstance(value, str)
     elif key == "deadline":
-        valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == value)
+        valid = value is None or (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _END_OF_TIME
+        )
     else:
-        valid = (value is None and key == "index") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+        valid = (value is None and key == "index") or (
+            isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        )
     if not valid:
         raise InvalidMessageError(f"The message's {NAME!r} header has {key} = {value!r}.")
     return value

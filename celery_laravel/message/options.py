@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from numbers import Real
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,7 @@ NOT_YET = (
     "encrypted",
     "after_commit",
 )
-"""Options of the documented surface that this version does not have: declaring one is an error, never silently ignored."""
+"""Options of the documented surface that this version does not have: declaring one is an error, never ignored."""
 
 _NEVER_OPTIONS = {"name", "app", "run", *OPTION_NAMES}
 
@@ -130,10 +129,15 @@ def _refuse_unknown(task: type[Task], base: type) -> None:
         near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
         is_slip = near and (declares or len(name) > len("tags")) and not isinstance(value, (FunctionType, property))
         if is_slip:
-            raise ConfigurationError(f"Task {task.name!r}: unknown option {name} = {value!r}. Did you mean {near[0]!r}?")
-        if declares and is_decorated and not has_own_base:  # a base class of the user's own may look for what we do not know
-            msg = f"Task {task.name!r}: unknown option {name} = {value!r}. The options of a job are: {', '.join(OPTION_NAMES)}."
-            raise ConfigurationError(msg)
+            raise ConfigurationError(
+                f"Task {task.name!r}: unknown option {name} = {value!r}. Did you mean {near[0]!r}?"
+            )
+        # A base class of the user's own may look for what we do not know.
+        if declares and is_decorated and not has_own_base:
+            known = ", ".join(OPTION_NAMES)
+            raise ConfigurationError(
+                f"Task {task.name!r}: unknown option {name} = {value!r}. A job's options: {known}."
+            )
 
 
 def _is_ours(cls: type) -> bool:
@@ -158,18 +162,21 @@ def _refuse_contradictions(task: type[Task], base: type, given: dict[str, Any]) 
             value = _declared(task, base, theirs)
             if ours in given and value:
                 msg = (
-                    f"Task {task.name!r} declares {ours} = {given[ours]!r} and {theirs} = {value!r}, which both say when to try again. "
-                    f"Keep one: {ours} with backoff, or Celery's {theirs}."
+                    f"Task {task.name!r} declares {ours} = {given[ours]!r} and {theirs} = {value!r}, "
+                    f"which both say when to try again. Keep one: {ours} with backoff, or Celery's {theirs}."
                 )
                 raise ConfigurationError(msg)
     if "timeout" in given and _declared(task, base, "soft_time_limit") is not None:
-        msg = f"Task {task.name!r} declares timeout = {given['timeout']!r} and soft_time_limit, which are the same limit. Keep timeout."
+        msg = (
+            f"Task {task.name!r} declares timeout = {given['timeout']!r} and soft_time_limit, "
+            "which are the same limit. Keep timeout."
+        )
         raise ConfigurationError(msg)
 
 
 def is_seconds(value: Any) -> bool:
     """Whether a value can be a duration in seconds: a finite number that is not negative."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _is_count(value: Any) -> bool:
@@ -183,7 +190,9 @@ def _is_duration(value: Any) -> bool:
 def _is_backoff(value: Any) -> bool:
     if callable(value) or _is_duration(value):
         return True
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(_is_duration, value))
+    return (
+        isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(_is_duration, value))
+    )
 
 
 def _is_middleware(value: Any) -> bool:
@@ -202,10 +211,15 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "timeout": (lambda v: _is_duration(v) and bool(v), "a number of seconds above 0"),
     "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
-    "middleware": (_is_middleware, "a sequence of callables (job, next), or a function (task, *args, **kwargs) that returns one"),
+    "middleware": (
+        _is_middleware,
+        "a sequence of callables (job, next), or a function (task, *args, **kwargs) that returns one",
+    ),
     "failed": (callable, "a function (task, exc, *args, **kwargs)"),
     "tags": (
-        lambda v: callable(v) or (isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(t, str) for t in v)),
+        lambda v: (
+            callable(v) or (isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(t, str) for t in v))
+        ),
         "a sequence of strings, or a function (task, *args, **kwargs)",
     ),
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from celery_laravel.message.header import Header
 
 
-def resend(
+def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which this stands in for
     task: Any,
     request: Any,
     header: Header,

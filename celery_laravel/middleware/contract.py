@@ -15,22 +15,29 @@ class CurrentJob(Protocol):
     name: str
 
     @property
-    def attempts(self) -> int: ...
+    def attempts(self) -> int:
+        """The number of this attempt, from 1."""
 
     @property
-    def arguments(self) -> Mapping[str, Any]: ...
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments by parameter name."""
 
     @property
-    def batch(self) -> Any: ...
+    def batch(self) -> Any:
+        """The batch the job belongs to, or None."""
 
     @property
-    def request(self) -> Any: ...
+    def request(self) -> Any:
+        """Celery's request."""
 
-    def release(self, delay: float | timedelta = 0, count_attempt: bool | None = None) -> None: ...
+    def release(self, delay: float | timedelta = 0, count_attempt: bool | None = None) -> None:
+        """Put the job back once this attempt returns."""
 
-    def fail(self, exc: BaseException | str | None = None) -> None: ...
+    def fail(self, exc: BaseException | str | None = None) -> None:
+        """Fail the job for good once this attempt returns."""
 
-    def delete(self) -> None: ...
+    def delete(self) -> None:
+        """Be done with the job, whatever follows in this attempt."""
 
 
 class Middleware(Protocol):
@@ -47,4 +54,5 @@ class Middleware(Protocol):
             job.release(3600)
     """
 
-    def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any: ...  # noqa: A002  the word the documentation uses
+    def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any:  # noqa: A002  the word the documentation uses
+        """Do something around the rest of the attempt, which is ``next(job)``."""

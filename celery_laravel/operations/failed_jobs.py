@@ -51,7 +51,13 @@ class FailedJobs:
         been sent.
         """
         found = self.find(id) if id != "all" else None
-        jobs = self.all(queue=queue) if id == "all" else [found] if found is not None and queue in {None, found.queue} else []
+        jobs = (
+            self.all(queue=queue)
+            if id == "all"
+            else [found]
+            if found is not None and queue in {None, found.queue}
+            else []
+        )
         sent, problem = 0, None
         for job in jobs:
             try:

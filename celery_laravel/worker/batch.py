@@ -72,7 +72,12 @@ class BatchCallbacks:
             try:
                 self._publish(batch, callback)
             except Exception:
-                logger.exception("The callback %s:%s:%s could not be published; it stays due", batch.id, callback.kind, callback.position)
+                logger.exception(
+                    "The callback %s:%s:%s could not be published; it stays due",
+                    batch.id,
+                    callback.kind,
+                    callback.position,
+                )
             else:
                 sent.append((callback.kind, callback.position))
         if sent:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CelerysSignal = Any
+"""A ``Retry``, ``Ignore`` or ``Reject``."""
 
-def conclude(
+
+def conclude(  # noqa: PLR0917  the parts of one attempt
     task: Any,
     request: Any,
     settlement: Settlement,
@@ -54,7 +57,7 @@ def conclude(
     return outcome.value
 
 
-def drop(task: Any, request: Any, copy: NotStarted) -> Exception:
+def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
     """Let go of a copy of a message; return what to raise."""
     logger.info("Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
     if copy.release is not None:
@@ -63,7 +66,7 @@ def drop(task: Any, request: Any, copy: NotStarted) -> Exception:
     return Ignore(copy.reason)
 
 
-def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) -> Exception:
+def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) -> CelerysSignal | StoreUnavailableError:
     """Put a job back that cannot start because the store does not answer; return what to raise.
 
     It waits 5 to 15 seconds, spread so that a returning store does not meet
@@ -71,12 +74,14 @@ def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) ->
     """
     if request.is_eager:
         return error
-    delay = random.uniform(5, 15)  # noqa: S311  spreads load, hides nothing
-    logger.error("Job %s (%s) is put back for %.0f s, because the store does not answer: %s", request.id, task.name, delay, error)
+    delay = random.uniform(5, 15)
+    logger.error(
+        "Job %s (%s) is put back for %.0f s, because the store does not answer: %s", request.id, task.name, delay, error
+    )
     try:
         signature = resend(task, request, read_header(request.headers), countdown=delay)
         signature.apply_async()
-    except Exception as unsent:  # noqa: BLE001  whatever keeps it from being sent, the message itself must not be lost
+    except Exception as unsent:
         return Reject(unsent, requeue=True)
     return Retry("the store does not answer", exc=error, when=delay, sig=signature)
 
@@ -90,21 +95,23 @@ def unstarted(task: Any, request: Any) -> RunningJob:
     return RunningJob(request.id, task.job_options, header, Counts(header.attempts + 1, header.exceptions), Limits())
 
 
-def _release(
+def _release(  # noqa: PLR0917  the parts of one attempt
     task: Any,
     request: Any,
     settlement: Settlement,
     running: RunningJob,
     outcome: Released,
     arguments: tuple[tuple[Any, ...], dict[str, Any]],
-) -> Exception:
+) -> CelerysSignal | Exception:
     header = settlement.released(running, outcome)
     signature = resend(task, request, header, countdown=outcome.delay or None)
     try:
         signature.apply_async()
     except Exception as unsent:
         if task.acks_late or running.header.batch_id is not None:
-            logger.exception("Job %s (%s) could not be put back; its message is returned to the broker", running.id, task.name)
+            logger.exception(
+                "Job %s (%s) could not be put back; its message is returned to the broker", running.id, task.name
+            )
             return Reject(unsent, requeue=True)
         settlement.failed(task, request, running, unsent, *arguments)
         return unsent
@@ -113,7 +120,7 @@ def _release(
     return Retry(None if outcome.error else "released", exc=outcome.error, when=outcome.delay, sig=signature)
 
 
-def _pass_on(
+def _pass_on(  # noqa: PLR0917  the parts of one attempt
     task: Any,
     request: Any,
     settlement: Settlement,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from celery_laravel.worker.defaults import AttemptDefaults
 
 KEEP_OPEN = timedelta(days=7)
-"""How long the store remembers a job that has begun and not ended: longer than any message waits to be delivered again."""
+"""How long the store remembers a job that has begun and not ended: longer than a message waits to come again."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
 
@@ -68,7 +68,7 @@ class Executor:
         except CELERYS_OWN as signal:
             running.outcome = PassedOn(signal)
             return running.outcome
-        except Exception as error:  # noqa: BLE001  whatever the code raises decides the attempt
+        except Exception as error:
             return self.judge(task, running, args, kwargs, error=error)
         return self.judge(task, running, args, kwargs, value=value)
 
@@ -99,7 +99,7 @@ class Executor:
                 now=clock.now(),
                 backoff=lambda attempt, error: self._backoff(task, running.options, attempt, error),
             )
-        except Exception as broken:  # noqa: BLE001  a backoff function of the user's may raise anything
+        except Exception as broken:
             broken.__context__ = error
             running.outcome = Failed(broken)
         return running.outcome if error is None else self._report(task, running, error, args, kwargs)
@@ -131,10 +131,14 @@ class Executor:
             if start.status is StartStatus.RUNNING:
                 return NotStarted("a copy of an attempt that runs", (header, start.delay))
             if start.status is StartStatus.RELEASED:
-                following = header.next_turn(attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline)
+                following = header.next_turn(
+                    attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline
+                )
                 return NotStarted("put back before, by a worker that died", (following, start.delay))
             attempt, exceptions = start.attempt, start.exceptions
-        running = RunningJob(request.id, options, header, Counts(attempt, exceptions), limits, is_durable=is_durable, is_sync=is_sync)
+        running = RunningJob(
+            request.id, options, header, Counts(attempt, exceptions), limits, is_durable=is_durable, is_sync=is_sync
+        )
         if broken is not None:
             running.verdict.failure = broken
         return running
@@ -162,8 +166,8 @@ class Executor:
         if isinstance(delay, timedelta):
             delay = delay.total_seconds()
         if not is_seconds(delay):
-            msg = f"Task {task.name!r}: backoff returned {delay!r} for attempt {attempt}; it must return seconds, not negative."
-            raise ConfigurationError(msg)
+            wrong = f"backoff returned {delay!r} for attempt {attempt}"
+            raise ConfigurationError(f"Task {task.name!r}: {wrong}; it must return seconds, not negative.")
         return float(delay)
 
     def _report(self, task: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any) -> Outcome:
@@ -210,9 +214,13 @@ def _read(request: Any) -> tuple[Header, InvalidMessageError | None]:
 def _exceeded(task: Any, running: RunningJob) -> str:
     if running.limits.deadline is not None:
         until = clock.as_datetime(running.limits.deadline).isoformat(timespec="seconds")
-        return f"{task.name} was picked up again after its retry_until ({until}). It may have been released or have timed out before."
+        return (
+            f"{task.name} was picked up again after its retry_until ({until}). "
+            "It may have been released or have timed out before."
+        )
     return (
-        f"{task.name} has been attempted too many times: this would be attempt {running.counts.attempt} of {running.limits.tries}. "
+        f"{task.name} has been attempted too many times: "
+        f"this would be attempt {running.counts.attempt} of {running.limits.tries}. "
         "It may have been released, have timed out, or have killed its worker."
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import events
@@ -15,6 +14,7 @@ from celery_laravel.worker.executor import KEEP_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import timedelta
 
     from celery_laravel.attempt.outcome import Released
     from celery_laravel.attempt.running_job import RunningJob
@@ -54,7 +54,9 @@ class Settlement:
                 self._callbacks.after(self._store().settle(member=member, attempt=attempt, keep=self._keep_ended))
         events.send(events.job_processed, task, task_id=running.id, args=args, kwargs=kwargs)
 
-    def failed(self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any) -> None:
+    def failed(  # noqa: PLR0917  the parts of one attempt
+        self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any
+    ) -> None:
         """Settle a job that failed for good: its batch, its hook, its record, its signal, in that order.
 
         Its turn is left open (`finished`), so that a worker that dies before

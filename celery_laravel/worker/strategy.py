@@ -25,12 +25,12 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     timeout = timeout_of(task.job_options, defaults_of(app))
     if timeout is not None:
         limited.soft_time_limit = timeout
-    plain = default(limited, app, consumer, **options)
+    plain: Callable[..., Any] = default(limited, app, consumer, **options)
     if limited.acks_late or task.declares_acks_late:
         return plain
     surviving = _twin(limited)
     surviving.acks_late = surviving.reject_on_worker_lost = True
-    late = default(surviving, app, consumer, **options)
+    late: Callable[..., Any] = default(surviving, app, consumer, **options)
 
     def handler(message: Any, *args: Any, **kwargs: Any) -> Any:
         header = (message.headers or {}).get(NAME)

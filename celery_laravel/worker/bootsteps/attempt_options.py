@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _ENFORCING = ("celery.concurrency.prefork",)
 
 
-class _Backoff(click.ParamType):
+class _Backoff(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 only
     """Seconds, or several separated by commas."""
 
     name = "seconds[,seconds…]"
@@ -66,7 +66,9 @@ def worker_options() -> list[click.Option]:
 class AttemptOptions(bootsteps.StartStopStep):
     """Takes the worker's options before its pool starts, so that its children know them."""
 
-    def __init__(self, worker: Any, tries: int | None = None, backoff: Any = None, timeout: float | None = None, **_: Any) -> None:
+    def __init__(
+        self, worker: Any, tries: int | None = None, backoff: Any = None, timeout: float | None = None, **_: Any
+    ) -> None:
         self.app: Celery = worker.app
         defaults = defaults_of(self.app)
         if tries is not None:
