@@ -1,0 +1,163 @@
+"""``batches``, ``batch``, ``retry-batch`` and ``cancel-batch``."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_laravel.cli.exits import CommandError, Exit
+from celery_laravel.cli.failed_jobs import json_option, limit_option, send_again
+from celery_laravel.cli.session import Session, session_of
+from celery_laravel.cli.text import count, did_you_mean, instant
+from celery_laravel.cli.watching import watch_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_laravel.dispatch.batch import Batch
+
+_PAGE = 200
+_COLUMNS = ("ID", "State", "Progress", "Jobs", "Failed", "Created at", "Name")
+_NAMED = 20
+"""How many failed jobs of a batch are named; the rest is counted."""
+
+
+@click.command()
+@limit_option
+@click.option("--before", metavar="ID", help="Only batches older than this one.")
+@json_option
+@click.pass_context
+def batches(ctx: click.Context, limit: int, before: str | None, as_json: bool) -> None:
+    """List the batches, newest first."""
+    session = session_of(ctx)
+    if before is not None:
+        _find(session, before)
+    found = list(islice(_walk(session, before), limit + 1 if limit else None))
+    shown = found[:limit] if limit else found
+    if as_json:
+        session.output.json([batch.to_dict() for batch in shown])
+    elif shown:
+        session.output.table(_COLUMNS, list(map(_row, shown)))
+    else:
+        session.output.say("No batches." if before is None else f"No batches older than {before}.")
+    if len(found) > len(shown):
+        more = f"--before {shown[-1].id} shows those, --limit 0 all"
+        session.output.note(f"{count(len(shown), 'batch')} shown, and there are more: {more}.")
+
+
+@click.command()
+@click.argument("batch_id", metavar="ID")
+@click.option("--watch", is_flag=True, help="Follow the batch until it has finished.")
+@json_option
+@click.pass_context
+def batch(ctx: click.Context, batch_id: str, watch: bool, as_json: bool) -> None:
+    """Show a batch; with --watch, follow it to its end.
+
+    With --watch and --json, every change is one JSON document on a line of its own.
+    """
+    session = session_of(ctx)
+    found = _find(session, batch_id)
+    if watch:
+        ctx.exit(watch_batch(found, session.output, as_json=as_json))
+    if as_json:
+        session.output.json(found.to_dict())
+    else:
+        session.output.facts(_facts(found))
+
+
+@click.command("retry-batch")
+@click.argument("batch_id", metavar="ID")
+@click.pass_context
+def retry_batch(ctx: click.Context, batch_id: str) -> None:
+    """Send the failed jobs of a batch again, each from attempt 1, with the rest of their chains."""
+    session = session_of(ctx)
+    found = _find(session, batch_id)
+    records = [job for job in map(session.failed.find, found.failed_job_ids) if job is not None]
+    records.sort(key=lambda job: job.failed_at, reverse=True)
+    sent = send_again(session, [job.id for job in records])
+    told = f"{count(sent, 'failed job')} sent again." if found.failed_job_ids else "The batch has no failed jobs."
+    session.output.say(told)
+    if gone := len(found.failed_job_ids) - len(records):
+        session.output.note(f"{count(gone, 'failed job')} cannot be retried: no record is left.")
+    if sent < len(found.failed_job_ids):
+        ctx.exit(Exit.NOT_DONE)
+
+
+@click.command("cancel-batch")
+@click.argument("batch_id", metavar="ID")
+@click.pass_context
+def cancel_batch(ctx: click.Context, batch_id: str) -> None:
+    """Cancel a batch: jobs that ask see it, and nothing is stopped by force."""
+    session = session_of(ctx)
+    found = _find(session, batch_id)
+    if found.cancelled:
+        session.output.say(f"The batch was cancelled already, at {instant(found.cancelled_at)}.")
+        return
+    after = found.cancel()
+    session.output.say(f"The batch is cancelled; {count(after.pending_jobs, 'job')} outstanding.")
+
+
+def state_of(batch: Batch) -> str:
+    """A batch's state in a word."""
+    if batch.cancelled:
+        return "cancelled"
+    if not batch.finished:
+        return "pending"
+    return "failures" if batch.has_failures else "finished"
+
+
+def _walk(session: Session, before: str | None) -> Iterator[Batch]:
+    """Batches, newest first, fetched page by page."""
+    while page := session.bus.batches(limit=_PAGE, before=before):
+        yield from page
+        before = page[-1].id
+
+
+def _row(batch: Batch) -> tuple[str, ...]:
+    done = f"{batch.processed_jobs:,}/{batch.total_jobs:,}"
+    return (
+        batch.id,
+        state_of(batch),
+        f"{batch.progress} %",
+        done,
+        f"{batch.failed_jobs:,}",
+        instant(batch.created_at),
+        batch.name,
+    )
+
+
+def _facts(batch: Batch) -> list[tuple[str, str]]:
+    succeeded = batch.processed_jobs - batch.failed_jobs - batch.skipped_jobs
+    counts = {
+        "succeeded": succeeded,
+        "failed": batch.failed_jobs,
+        "never to run": batch.skipped_jobs,
+        "outstanding": batch.pending_jobs,
+    }
+    shares = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+    facts: list[tuple[str, Any]] = [
+        ("ID", batch.id),
+        ("Name", batch.name),
+        ("State", state_of(batch)),
+        ("Progress", f"{batch.progress} %"),
+        ("Jobs", f"{batch.total_jobs:,}: {shares}"),
+        ("Failures", "allowed" if batch.allows_failures else "the first cancels the batch"),
+        ("Created at", instant(batch.created_at)),
+        ("Cancelled at", instant(batch.cancelled_at)),
+        ("Finished at", instant(batch.finished_at)),
+        ("Options", ", ".join(f"{key}={value}" for key, value in batch.options.items())),
+    ]
+    if ids := sorted(batch.failed_job_ids):
+        more = [f"… and {len(ids) - _NAMED:,} more"] if len(ids) > _NAMED else []
+        facts.append(("Failed jobs", "\n".join([*ids[:_NAMED], *more]) + ("\n" if len(ids) > 1 else "")))
+    return [(name, value.removesuffix(": ")) for name, value in facts if value]
+
+
+def _find(session: Session, batch_id: str) -> Batch:
+    found: Batch | None = session.bus.find_batch(batch_id)
+    if found is None:
+        known = [batch.id for batch in islice(_walk(session, None), 1000)]
+        raise CommandError(f"There is no batch {batch_id!r}.{did_you_mean(batch_id, known)}")
+    return found

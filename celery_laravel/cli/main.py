@@ -1,0 +1,38 @@
+"""The group of commands that ``celery`` finds as its ``laravel``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from celery_laravel.cli.batches import batch, batches, cancel_batch, retry_batch
+from celery_laravel.cli.exits import plain_errors
+from celery_laravel.cli.failed_jobs import failed, flush, forget, prune_failed, retry
+from celery_laravel.cli.migrations import migrate
+from celery_laravel.cli.session import open_session
+
+
+class _Laravel(click.Group):
+    """A group whose commands tell errors in a line, and are listed in the order in which they were added."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with plain_errors(ctx.obj.app):
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Laravel)
+@click.pass_context
+def laravel(ctx: click.Context, /, **_: Any) -> None:
+    """Failed jobs, batches and stores.
+
+    Reading needs the store alone; no connection to the broker is opened.
+    """
+    ctx.obj = open_session(ctx)
+
+
+for _command in (failed, retry, forget, flush, prune_failed, batches, batch, retry_batch, cancel_batch, migrate):
+    laravel.add_command(_command)

@@ -1,0 +1,46 @@
+"""``migrate``: the tables of SQL stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_laravel.cli.exits import CommandError, Exit
+from celery_laravel.cli.session import Session, session_of
+from celery_laravel.settings import settings_of, without_password
+from celery_laravel.stores.factory import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command()
+@click.pass_context
+def migrate(ctx: click.Context) -> None:
+    """Bring the tables of SQL stores up to date; a second run changes nothing."""
+    session = session_of(ctx)
+    for url, store in _stores(session):
+        if not hasattr(store, "migrate"):
+            session.output.say(f"{url}: nothing to do, this kind of store has no tables.")
+            continue
+        try:
+            pending = store.pending_migrations()
+            store.migrate()
+        except ModuleNotFoundError as error:
+            msg = f"Migrations need the module {error.name!r}: pip install 'celery-laravel[sqlalchemy]'."
+            raise CommandError(msg, Exit.MISCONFIGURED) from error
+        session.output.say(f"{url}: {'migrated to ' + pending[-1] if pending else 'up to date'}.")
+
+
+def _stores(session: Session) -> Iterator[tuple[str, Any]]:
+    """The app's stores with their URLs, each database once; closed when the caller goes on."""
+    settings = settings_of(session.app)
+    for url in dict.fromkeys([settings.store, settings.failed_store]):
+        if url.startswith("null://"):
+            continue
+        store = open_store(url, prefix=settings.prefix)
+        try:
+            yield without_password(url), store
+        finally:
+            store.close()
