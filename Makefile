@@ -69,7 +69,8 @@ celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 	@mkdir -p build && SUITE_WORK=build/celery-suite tests/celery_suite/run.sh unit celery_laravel:Job .
 	@SUITE_WORK=build/celery-suite tests/celery_suite/run.sh integration celery_laravel:Job .
 
-ci: lint types imports test docs matrix-short ## What the pipeline runs
+# The tests come last, so that the closing line of the log is theirs.
+ci: lint types imports docs matrix-short test ## What the pipeline runs
 
 clean: ## Remove what these commands made, the virtual environment included
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
