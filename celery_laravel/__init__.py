@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from celery_laravel.job import Job, current_job
     from celery_laravel.middleware import Middleware
 
-__all__ = [
+__all__ = [  # noqa: RUF022  grouped by what they are for
     # installing
     "Job",
     "embedded",
