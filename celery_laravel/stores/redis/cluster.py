@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from celery_laravel.stores.redis.connections import Patience, is_unavailable
+from celery_laravel.stores.redis.faults import Patience, is_unavailable
 from celery_laravel.stores.redis.urls import cluster_of, without_passwords
 
 if TYPE_CHECKING:

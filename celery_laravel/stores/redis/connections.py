@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
-import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import (
-    AuthenticationError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.stores.redis.faults import Patience, is_unavailable
+from celery_laravel.stores.redis.scripts import packed_command
 from celery_laravel.stores.redis.urls import connection_maker, without_passwords
 
 if TYPE_CHECKING:
@@ -29,58 +17,7 @@ if TYPE_CHECKING:
 
     from celery_laravel.stores.redis.scripts import Argument, Call, Script
 
-RETRY_FOR = 3.0
-"""Seconds after which a call that could not be made is not tried again."""
-PAUSES = (0.0, 0.1, 0.3, 0.8, 1.5)
-"""Seconds before each further try, on average. The first comes at once: the connection may just have been stale."""
 KEPT_IDLE = 64
-
-PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY")
-"""Beginnings of answers from a server that cannot serve now and may soon: it starts, or has become a replica."""
-UNFIT = ("NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "MOVED", "ERR invalid password", "ERR Client sent AUTH")
-"""Beginnings of answers from a server that will not serve until somebody sees to it."""
-
-
-class Patience:
-    """How long a call goes on trying, and what it says at last."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._until = time.monotonic() + RETRY_FOR
-        self._pauses = iter(PAUSES)
-
-    def after(self, error: BaseException) -> None:
-        """Wait before the next try.
-
-        Raises:
-            StoreUnavailableError: It is no use, or has been tried long enough.
-        """
-        pause = next(self._pauses, None)
-        if pause is None or time.monotonic() >= self._until or not may_pass(error):
-            self.give_up(error)
-        time.sleep(pause * random.uniform(0.5, 1.5))
-
-    def give_up(self, error: BaseException) -> NoReturn:
-        """Say that the store cannot be reached."""
-        raise StoreUnavailableError(self._url, error) from error
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether a call that failed so may succeed soon."""
-    if isinstance(error, AuthenticationError):
-        return False
-    return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)) or str(error).startswith(PASSING)
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Whether an error says that the store cannot serve, rather than that it was asked something wrong.
-
-    redis-py takes the code off some answers, and makes an exception of its own of them.
-    """
-    if not isinstance(error, ResponseError):
-        return isinstance(error, (RedisError, OSError))
-    kinds = {"ReadOnlyError", "ClusterDownError", "MasterDownError", "TryAgainError", "OutOfMemoryError", "MovedError"}
-    return type(error).__name__ in kinds | {"NoPermissionError"} or str(error).startswith(PASSING + UNFIT)
 
 
 class Connections:
@@ -125,8 +62,6 @@ class Connections:
 
     def command(self, *arguments: Argument) -> Any:
         """Send a command that may be repeated, and return its answer."""
-        from celery_laravel.stores.redis.scripts import packed_command
-
         packed = [packed_command(arguments)]
         try:
             return self._exchange(packed)[0]
@@ -145,7 +80,7 @@ class Connections:
                 return
             connection.disconnect()
 
-    def _retry(self, error: BaseException | None, commands: list[bytes]) -> list[Any]:
+    def _retry(self, error: Exception | None, commands: list[bytes]) -> list[Any]:
         patience = Patience(self.url)
         while True:
             if error is not None:

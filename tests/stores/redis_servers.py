@@ -1,0 +1,86 @@
+"""Redis servers of a test's own, to be stopped, paused and flushed, and clusters of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from celery_laravel.testing.processes import ManagedProcess, find_program, free_port, wait_until
+
+
+class OwnServer:
+    """A server on a port of its own, without persistence."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [redis_server(), *options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        if "--sentinel" not in options:
+            command += ["--save", "", "--appendonly", "no"]
+        self.process = ManagedProcess(command, log=folder / "log")
+
+    def client(self) -> Any:
+        return Redis.from_url(self.url, decode_responses=True)
+
+    def start(self) -> None:
+        self.process.start()
+        with self.client() as client:
+            wait_until(lambda: _answers(client), message=f"Redis on port {self.port}", interval=0.02)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+@contextmanager
+def own_server(folder: Path, *options: str) -> Iterator[OwnServer]:
+    server = OwnServer(folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def own_cluster(folder: Path) -> Iterator[list[OwnServer]]:
+    """Three masters that share the slots, and no replicas."""
+    with ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        nodes = [stack.enter_context(own_server(folder / str(number), *options)) for number in range(3)]
+        clients = [stack.enter_context(node.client()) for node in nodes]
+        bounds = [0, 5461, 10923, 16384]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[number], bounds[number + 1]))
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+        for client in clients:
+            wait_until(lambda client=client: _is_complete(client), message="the cluster", interval=0.05)  # type: ignore[misc]
+        yield nodes
+
+
+def redis_server() -> str:
+    try:
+        return find_program("redis-server")
+    except FileNotFoundError as error:
+        pytest.skip(f"no redis: {error}")
+
+
+def _answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+
+
+def _is_complete(client: Any) -> bool:
+    state = client.execute_command("CLUSTER", "INFO")
+    text = state if isinstance(state, str) else str(state)
+    return "cluster_state:ok" in text.replace("': '", ":") and "cluster_known_nodes:3" in text.replace("': '", ":")
