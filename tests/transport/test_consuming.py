@@ -109,8 +109,8 @@ def test_a_connection_made_before_a_fork_works_on_both_sides(connect: Callable[.
             ok = connection.default_channel.basic_get("b").payload == "b0"
             connection.close()  # must not give back what the parent holds
             os._exit(0 if ok else 1)
-        except BaseException:  # noqa: BLE001 - the child must not run on into the parent's test
-            os._exit(2)
+        except BaseException:
+            os._exit(2)  # the child must not run on into the parent's test
     assert os.waitpid(child, 0)[1] == 0
     assert connection.default_channel.basic_get("a") is None
     held.ack()
@@ -138,7 +138,8 @@ def test_what_was_fetched_behind_a_callback_that_raises_goes_back(connect: Calla
 def test_an_event_loop_delivers_many_at_a_time_within_the_prefetch_limit(connect: Callable[..., Connection]) -> None:
     connection = connect(polling_interval=0.01)
     fill(connection, "a", count=10)
-    hub, held = Hub(), []
+    hub = Hub()
+    held: list[Any] = []
     connection.connect()
     connection.register_with_event_loop(hub)
     with Consumer(connection, [Queue("a")], on_message=held.append, prefetch_count=4) as consumer:

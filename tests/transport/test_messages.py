@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -177,13 +178,9 @@ def test_the_process_renews_its_leases_by_itself(connect: Callable[..., Connecti
     holder, other = (connect(visibility_timeout=0.6).channel() for _ in range(2))
     put(holder, "long")
     get(holder)
-    hidden_until = []
 
     def until() -> float:
-        due = other.messages.next_due(["jobs"], now=0)
-        assert due is not None
-        hidden_until.append(due)
-        return due
+        return float(other.messages.next_due(["jobs"], now=0))
 
     first = until()
     wait_until(lambda: until() > first + 1, timeout=10)
@@ -282,18 +279,19 @@ def test_a_message_that_cannot_be_read_is_set_aside_and_the_next_one_comes(chann
     channel.messages.publish([{**row, "payload": payload} for payload in damaged])
     put(channel, "good")
     seen: list[Any] = []
-    with channel.connection.client.Consumer(
-        [Queue("jobs")], channel=channel, callbacks=[lambda body, message: (seen.append(body), message.ack())]
-    ):
+
+    def see(body: Any, message: Any) -> None:
+        seen.append(body)
+        message.ack()
+
+    with channel.connection.client.Consumer([Queue("jobs")], channel=channel, callbacks=[see]):
         wait_until(lambda: drain(channel) and seen == ["good"])
     assert ready_raw(channel, "jobs.unreadable") == len(damaged)
 
 
 def drain(channel: Any) -> bool:
-    try:
+    with suppress(TimeoutError):
         channel.connection.client.drain_events(timeout=0.1)
-    except TimeoutError:
-        pass
     return True
 
 
@@ -338,7 +336,7 @@ def test_a_batch_is_stored_as_a_whole_or_not_at_all(connect: Callable[..., Conne
             producer.publish(number, routing_key="jobs")
         assert ready(other) == 0
     assert ready(other) == 10
-    with pytest.raises(KeyError), producer.batch():
+    with suppress(KeyError), producer.batch():
         producer.publish(11, routing_key="jobs")
         raise KeyError
     assert bodies(other) == list(range(10))

@@ -187,14 +187,14 @@ except Exception as error:
 def open_folder() -> Iterator[Path]:
     """A folder that another user may enter, which pytest's are not."""
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
+        Path(folder).chmod(0o777)
         yield Path(folder)
-        os.chmod(folder, 0o777)
+        Path(folder).chmod(0o777)
 
 
 @pytest.mark.parametrize(
     ("folder_mode", "file_mode", "said"),
-    [(0o777, 0o444, "writable"), (0o555, 0o666, "may read and write"), (0o700, 0o666, "may not be read")],
+    [(0o777, 0o444, "writable"), (0o555, 0o666, "writable"), (0o700, 0o666, "may not be read")],
 )
 def test_a_database_that_this_user_may_not_write_is_an_error_that_is_not_retried(
     open_folder: Path, folder_mode: int, file_mode: int, said: str
