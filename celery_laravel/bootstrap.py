@@ -11,6 +11,7 @@ from celery.utils.imports import symbol_by_name
 
 from celery_laravel.job import Job
 from celery_laravel.runtime import runtime_of
+from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     import os
@@ -54,9 +55,8 @@ def install(app: Celery) -> Celery:
     app._tasks = tasks  # noqa: SLF001
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
-    app.on_after_finalize.connect(_check_settings, weak=False)
     if app.finalized:
-        _check_settings(app)
+        settings_of(app)
     return app
 
 
@@ -108,8 +108,3 @@ def _adopt(task: Any) -> bool:
         cls.__name__, (cls, Job), {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False}
     )
     return True
-
-
-def _check_settings(sender: Celery | None = None, **_: Any) -> None:
-    if sender is not None:
-        runtime_of(sender).settings  # noqa: B018  reading them is checking them

@@ -24,6 +24,7 @@ from celery_laravel.message.header import NAME, read_header, with_header
 from celery_laravel.message.options import JobOptions, is_seconds, read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.runtime import Runtime, runtime_of
+from celery_laravel.settings import settings_of
 from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted, unstarted
 from celery_laravel.worker.executor import CELERYS_OWN, NotStarted
 
@@ -76,7 +77,8 @@ class Job(Task):
 
         Raises:
             ConfigurationError: An option is unknown, of the wrong kind, or
-                contradicts another.
+                contradicts another; or the app is being finalised, and one of
+                its settings is wrong.
         """
         cls._is_builtin = str(cls.name).startswith("celery.")
         if not cls._is_builtin and "job_options" not in vars(
@@ -89,6 +91,8 @@ class Job(Task):
                 _acknowledge_late(cls)
             _wrap_users_call(cls)
         _prepare_process()
+        if app.finalized:
+            settings_of(app)  # here, because the signal that ends the finalizing swallows exceptions
         return super().bind(app)
 
     # -- dispatch

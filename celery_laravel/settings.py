@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ def read_settings(app: Celery) -> Settings:
     return Settings(**values)
 
 
+_PASSWORD_IN_QUERY = re.compile(r"((?:^|&)[^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+
 _settings: WeakKeyDictionary[Celery, Settings] = WeakKeyDictionary()
 
 
@@ -84,10 +87,12 @@ def forget_settings(app: Celery) -> None:
 def without_password(url: str) -> str:
     """A URL fit for a log, a record or a page: its password is replaced by asterisks."""
     parts = urlsplit(url)
-    if not parts.password:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
-    return urlunsplit(parts._replace(netloc=netloc))
+    user_info, at, host = parts.netloc.rpartition("@")
+    if ":" in user_info:
+        user_info = f"{user_info.partition(':')[0]}:***"
+    query = _PASSWORD_IN_QUERY.sub(r"\1***", parts.query)
+    hidden = parts._replace(netloc=f"{user_info}{at}{host}", query=query)
+    return url if hidden == parts else urlunsplit(hidden)
 
 
 def _given(app: Celery) -> Iterator[tuple[str, Any]]:
@@ -100,6 +105,7 @@ def _given(app: Celery) -> Iterator[tuple[str, Any]]:
 
 
 def _check(key: str, value: Any) -> None:
+    shown = "(hidden)" if "key" in key or "secret" in key else repr(value)
     checks = {
         "laravel_store": (_is_text, "a URL such as 'redis://localhost:6379/0'"),
         "laravel_failed_store": (_is_text, "a URL, or 'null://' to keep no failed jobs"),
@@ -116,18 +122,19 @@ def _check(key: str, value: Any) -> None:
         "laravel_watch": (_is_bool, "True or False"),
     }
     if key not in checks:
-        near = difflib.get_close_matches(key, KEYS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" The settings are: {', '.join(KEYS)}."
-        msg = f"Unknown setting {key!r} = {value!r}.{hint}"
+        names = [name.removeprefix("laravel_") for name in KEYS]
+        near = difflib.get_close_matches(key.removeprefix("laravel_"), names, n=1)
+        hint = f" Did you mean 'laravel_{near[0]}'?" if near else f" The settings are: {', '.join(KEYS)}."
+        msg = f"Unknown setting {key!r} = {shown}.{hint}"
         raise ConfigurationError(msg)
     is_valid, wanted = checks[key]
     if value is not None and not is_valid(value):
-        msg = f"The setting {key!r} must be {wanted}, not {value!r}."
+        msg = f"The setting {key!r} must be {wanted}, not {shown}."
         raise ConfigurationError(msg)
     if key in _NOT_YET and value is not None and value != _NOT_YET[key][0]:
         off, feature = _NOT_YET[key]
         msg = (
-            f"The setting {key!r} = {value!r} asks for {feature}, which this version does not have. "
+            f"The setting {key!r} = {shown} asks for {feature}, which this version does not have. "
             f"Remove it, or set it to {off!r}."
         )
         raise ConfigurationError(msg)

@@ -1,0 +1,62 @@
+"""An app in memory, and a store that may not be used."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from celery import Celery
+
+from celery_laravel import install
+from celery_laravel.stores import factory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    """A function that makes an app whose broker, results and store are in memory; keywords are settings."""
+    apps: list[Celery] = []
+
+    def make(*, task_cls: Any = None, namespace: str | None = None, **conf: Any) -> Celery:
+        app = Celery(
+            f"app-{secrets.token_hex(4)}",
+            broker="memory://",
+            backend="cache+memory://",
+            set_as_current=False,
+            task_cls=task_cls,
+            namespace=namespace,
+        )
+        app.conf.update(
+            laravel_store="memory://", task_default_queue=app.main, task_store_eager_result=True, **conf
+        )
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery]) -> Celery:
+    """An app in memory with the library installed."""
+    return install(make_app())
+
+
+class ForbiddenStore:
+    """A store of which nothing may be asked."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        pytest.fail(f"the store was asked for {name}")
+
+    def close(self) -> None:
+        """Be let go of, as any store."""
+
+
+@pytest.fixture
+def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test when any store is opened."""
+    monkeypatch.setattr(factory, "open_store", lambda url, **_: pytest.fail(f"the store {url} was opened"))
