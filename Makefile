@@ -59,7 +59,7 @@ docs: $(VENV)/.dev ## Build the documentation, and run the code in it
 	@$(BIN)/python -m pytest -p no:randomly --doctest-modules --ignore-glob='*/migrations/*' celery_laravel docs README.md $(ARGS)
 	@echo "Built: docs/_build/html/index.html"
 
-matrix: $(VENV)/.dev ## Run the tests that depend on Celery's version with each of $(MATRIX)
+matrix: $(VENV)/.dev ## Run the tests that depend on Celery with 5.5, 5.6 and 5.7
 	@scripts/matrix $(MATRIX)
 
 matrix-short: $(VENV)/.dev
