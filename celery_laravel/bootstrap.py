@@ -104,7 +104,6 @@ def _adopt(task: Any) -> bool:
     if isinstance(task, Job) or str(task.name).startswith("celery."):
         return False
     cls = type(task)
-    task.__class__ = type(
-        cls.__name__, (cls, Job), {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False}
-    )
+    attributes = {"__module__": cls.__module__, "__doc__": cls.__doc__, "abstract": False, "adopted": cls}
+    task.__class__ = type(cls.__name__, (cls, Job), attributes)
     return True

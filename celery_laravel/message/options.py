@@ -114,17 +114,19 @@ def _declared(task: type[Task], base: type, name: str) -> Any:
     return None
 
 
-def _refuse_unknown(task: type[Task], base: type) -> None:
+def _refuse_unknown(task: Any, base: type) -> None:
     for name in NOT_YET:
         value = _declared(task, base, name)
         if value:
             msg = f"Task {task.name!r}: the option {name} = {value!r} is not available in this version. Remove it."
             raise ConfigurationError(msg)
+    task = getattr(task, "adopted", task)
     is_decorated = "_decorated" in vars(task)
     declares = any(_declared(task, base, name) is not None for name in OPTION_NAMES)
     has_own_base = not _is_ours(task.__mro__[1])
+    not_ours = _NEVER_OPTIONS | {name for name, _ in task.from_config}  # Celery sets these when it binds a task
     for name, value in vars(task).items():
-        if name.startswith("_") or name in _NEVER_OPTIONS or any(hasattr(cls, name) for cls in task.__mro__[1:]):
+        if name.startswith("_") or name in not_ours or any(hasattr(cls, name) for cls in task.__mro__[1:]):
             continue
         near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
         is_slip = near and (declares or len(name) > len("tags")) and not isinstance(value, (FunctionType, property))

@@ -6,13 +6,19 @@ import secrets
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from celery_laravel import install
 from celery_laravel.stores import factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tasks of one test from the apps of another: Celery shares them among all apps of a process."""
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
 
 
 @pytest.fixture
@@ -29,9 +35,7 @@ def make_app() -> Iterator[Callable[..., Celery]]:
             task_cls=task_cls,
             namespace=namespace,
         )
-        app.conf.update(
-            laravel_store="memory://", task_default_queue=app.main, task_store_eager_result=True, **conf
-        )
+        app.conf.update(laravel_store="memory://", task_default_queue=app.main, task_store_eager_result=True, **conf)
         apps.append(app)
         return app
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-
 def bare(**conf: Any) -> Celery:
     app = Celery("bare", set_as_current=False)
     app.conf.update(**conf)
