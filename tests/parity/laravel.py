@@ -1,0 +1,387 @@
+"""A model of Laravel's queue, small enough to read: what its worker does with a scenario, without running anything.
+
+It serves two ends. Played against the recorded traces it proves itself right;
+then `differences.py` changes it rule by rule into what this library promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.parity.errors import error_class
+from tests.parity.queues import Queues
+from tests.parity.scenario import Callback, Scenario, Tree
+from tests.parity.stage import Stage
+
+
+@dataclass(eq=False)
+class Job:
+    """A queued job. ``batch`` and ``index`` say which member of which batch it is, ``rest`` what follows it in its chain."""
+
+    label: str
+    queue: str = "default"
+    attempts: int = 0
+    exceptions: int = 0
+    deadline: float | None = None
+    batch: Any = None
+    index: int | None = None
+    rest: list[Job] = field(default_factory=list)
+    catch: Sequence[Callback] = ()
+    delay: float = 0
+
+
+@dataclass(eq=False)
+class Run:
+    """One attempt; the voice of the job that runs in it."""
+
+    stage: Laravel
+    job: Job
+    is_sync: bool = False
+    failure: BaseException | None = None
+    is_failed: bool = False
+    is_deleted: bool = False
+    released: float | None = None
+
+    @property
+    def attempts(self) -> int:
+        return self.job.attempts
+
+    def release(self, seconds: float) -> None:
+        self.stage.said_release(self, seconds)
+
+    def fail(self, error: Exception | None) -> None:
+        self.stage.said_fail(self, error)
+
+    def delete(self) -> None:
+        self.stage.said_delete(self)
+
+    def cancel_batch(self) -> None:
+        self.stage.cancel_batch(self.job.batch.name)
+
+    def add_to_batch(self, labels: Sequence[str]) -> None:
+        self.stage.add_to_batch(self.job.batch.name, labels)
+
+    def batch_shape(self) -> dict[str, Any]:
+        return self.stage.batch_shape(self.job.batch.name)
+
+    def set_note(self, note: str) -> None:
+        """Laravel's next attempt, and its ``failed()``, see a fresh instance."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """A row of Laravel's table of batches."""
+
+    name: str
+    callbacks: Mapping[str, Sequence[Callback]]
+    allow_failures: bool
+    queue: str | None
+    total: int = 0
+    pending: int = 0
+    failed: int = 0
+    failed_jobs: list[Job] = field(default_factory=list)
+    is_cancelled: bool = False
+    is_finished: bool = False
+
+    def shape(self) -> dict[str, Any]:
+        done = self.total - self.pending
+        return {
+            "total": self.total,
+            "pending": self.pending,
+            "failed": self.failed,
+            "failed_job_ids": len(self.failed_jobs),
+            "processed": done,
+            "progress": int(100 * done / self.total + 0.5) if self.total else 0,
+            "cancelled": self.is_cancelled,
+            "finished": self.is_finished,
+        }
+
+
+class Laravel(Stage):
+    """Laravel 8, as recorded; with ``version=13`` what the traces' ``v13_differs`` says."""
+
+    def __init__(self, scenario: Scenario, version: int = 8) -> None:
+        super().__init__(scenario)
+        self.version = version
+        self.queues: Queues[Job] = Queues()
+        self.batches: dict[str, Any] = {}
+        self.failures: list[tuple[Job, str]] = []
+        self.worker_tries, self.worker_backoff = 1, 0.0
+        self.runs_in_worker = 0
+
+    # -- dispatch
+
+    def dispatch(self, label: str, *, delay: float | None = None, queue: str | None = None) -> None:
+        self.queue_job(self.new_job(label, queue=queue, delay=delay))
+
+    def new_job(self, label: str, *, queue: str | None = None, delay: float | None = None) -> Job:
+        definition = self.job(label)
+        wait = definition.delay if delay is None else delay
+        return Job(label, queue or definition.queue or "default", delay=wait)
+
+    def queue_job(self, job: Job) -> None:
+        span = self.job(job.label).option("retry_until_s")
+        job.deadline = None if span is None else self.now + span
+        if job.delay:
+            self.queues.delay(job.queue, job, self.now + job.delay)
+        else:
+            self.queues.push(job.queue, job)
+
+    def dispatch_chain(self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None) -> None:
+        first, *rest = [self.new_job(label, queue=self.job(label).queue or queue) for label in labels]
+        first.delay = delay or first.delay
+        for job in (first, *rest):
+            job.catch = catch
+        first.rest = rest
+        self.queue_job(first)
+
+    def dispatch_sync(self, label: str) -> None:
+        run = Run(self, self.new_job(label), is_sync=True)
+        run.job.attempts = 1
+        try:
+            self.send_through(run)
+        except Exception as error:
+            self.note("exception", job=label, type=type(error).__name__)
+            self.fail(run, error)
+            raise
+        self.after_return(run)
+
+    # -- batches
+
+    def dispatch_batch(
+        self, name: str, jobs: Sequence[Tree], callbacks: Mapping[str, Sequence[Callback]], *, allow_failures: bool, queue: str | None
+    ) -> None:
+        self.batches[name] = self.new_batch(name, callbacks, allow_failures, queue)
+        self.enlist(self.batches[name], jobs)
+
+    def new_batch(self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None) -> Any:
+        return Batch(name, callbacks, allow_failures, queue)
+
+    def enlist(self, batch: Any, jobs: Sequence[Tree]) -> None:
+        chains = [[tree] if isinstance(tree, str) else tree for tree in jobs]
+        for labels in chains:
+            first, *rest = [self.new_job(label, queue=self.job(label).queue or batch.queue) for label in labels]
+            for job in (first, *rest):
+                job.batch, job.index = batch, self.enlist_one(batch, job)
+            first.rest = rest
+            if self.version == 8 and not rest:  # bulk pushes know no delay
+                first.delay = 0
+            self.queue_job(first)
+
+    def enlist_one(self, batch: Any, job: Job) -> int:
+        batch.is_finished = False
+        batch.total += 1
+        batch.pending += 1
+        return int(batch.total - 1)
+
+    def add_to_batch(self, name: str, jobs: Sequence[Tree]) -> None:
+        self.enlist(self.batches[name], jobs)
+        self.note("batch_added", batch=self.batch_shape(name))
+
+    def cancel_batch(self, name: str) -> None:
+        self.batches[name].is_cancelled = self.batches[name].is_finished = True
+
+    def retry_batch(self, name: str) -> None:
+        for job in list(self.batches[name].failed_jobs):
+            self.retry(job)
+
+    def batch_shape(self, name: str) -> dict[str, Any]:
+        shape: dict[str, Any] = self.batches[name].shape()
+        return shape
+
+    def member_succeeded(self, job: Job) -> None:
+        batch = job.batch
+        batch.pending -= 1
+        batch.failed_jobs = [failed for failed in batch.failed_jobs if failed is not job]
+        if batch.pending == 0:
+            batch.is_finished = True
+            self.call_back(batch, "then")
+        if batch.pending == batch.failed:
+            self.call_back(batch, "finally")
+
+    def member_failed(self, job: Job, error: BaseException | None) -> None:
+        batch = job.batch
+        batch.failed += 1
+        if job not in batch.failed_jobs:
+            batch.failed_jobs.append(job)
+        if batch.failed == 1:
+            if not batch.allow_failures:
+                batch.is_cancelled = batch.is_finished = True
+            self.call_back(batch, "catch", error)
+        if batch.pending == batch.failed:
+            self.call_back(batch, "finally", error if self.version == 8 else None)
+
+    def call_back(self, batch: Any, kind: str, error: BaseException | None = None) -> None:
+        for callback in batch.callbacks.get(kind, ()):
+            try:
+                self.callback(kind, callback, error, batch.name)
+            except Exception:  # noqa: S112  Laravel reports it and goes on
+                continue
+
+    # -- work
+
+    def set_worker(self, tries: int, backoff: float) -> None:
+        self.worker_tries, self.worker_backoff = tries, backoff
+
+    def work_one(self, queues: Sequence[str]) -> bool:
+        job = self.queues.pop(queues, self.now)
+        if job is None:
+            return False
+        job.attempts += 1
+        self.runs_in_worker += 1
+        self.attempt(Run(self, job))
+        self.runs_in_worker -= 1
+        return True
+
+    def serve_callbacks(self) -> None:
+        """Laravel calls them where they fall due."""
+
+    def next_due(self, queues: Sequence[str]) -> float | None:
+        return self.queues.next_due(queues)
+
+    def attempt(self, run: Run) -> None:
+        try:
+            if self.is_used_up(run.job):
+                error = self.used_up()
+                self.fail(run, error)
+                raise error
+            self.send_through(run)
+            self.after_return(run)
+        except Exception as error:
+            self.after_exception(run, error)
+
+    def used_up(self) -> Exception:
+        return error_class("MaxAttemptsExceededException")()
+
+    def is_used_up(self, job: Job) -> bool:
+        tries = self.tries_of(job)
+        if job.deadline is not None:
+            return self.now > job.deadline
+        return tries > 0 and job.attempts > tries
+
+    def is_last(self, job: Job) -> bool:
+        """Whether an exception in this attempt, counted already, fails the job."""
+        most = self.job(job.label).option("max_exceptions")
+        if most is not None and job.exceptions >= most:
+            return True
+        if job.deadline is not None:
+            return self.now >= job.deadline
+        tries = self.tries_of(job)
+        return tries > 0 and job.attempts >= tries
+
+    def tries_of(self, job: Job) -> int:
+        tries = self.job(job.label).option("tries")
+        return self.worker_tries if tries is None else int(tries)
+
+    def backoff_of(self, job: Job) -> float:
+        backoff = self.job(job.label).option("backoff")
+        if backoff is None:
+            return self.worker_backoff
+        if isinstance(backoff, list):
+            return float(backoff[min(job.attempts, len(backoff)) - 1])
+        return float(backoff)
+
+    def send_through(self, run: Run) -> None:
+        layers, label = self.job(run.job.label).middleware, run.job.label
+
+        def step(index: int) -> None:
+            if index == len(layers):
+                self.handle(label, run)
+            else:
+                self.pass_layer(layers[index], label, run, lambda: step(index + 1))
+
+        step(0)
+
+    # -- what a running job says
+
+    def said_release(self, run: Run, seconds: float) -> None:
+        if not run.is_sync:
+            self.put_back(run, seconds)
+        run.released = seconds
+
+    def said_fail(self, run: Run, error: Exception | None) -> None:
+        self.fail(run, error)
+
+    def said_delete(self, run: Run) -> None:
+        run.is_deleted = True
+
+    # -- endings
+
+    def after_return(self, run: Run) -> None:
+        if not run.is_failed and run.released is None:
+            self.succeed(run.job)
+        self.note("processed", job=run.job.label)
+
+    def succeed(self, job: Job) -> None:
+        self.go_on_with_chain(job)
+        if job.batch is not None:
+            self.member_succeeded(job)
+
+    def go_on_with_chain(self, job: Job) -> None:
+        if job.rest:
+            following, *following.rest = job.rest
+            self.queue_job(following)
+
+    def after_exception(self, run: Run, error: Exception) -> None:
+        run.job.exceptions += 1
+        if not run.is_failed and self.is_last(run.job):
+            try:
+                self.fail(run, error)
+            except Exception:
+                return  # reported in the place of the job's own
+        self.note("exception", job=run.job.label, type=type(error).__name__)
+        if not run.is_failed and not run.is_deleted and run.released is None:
+            self.put_back(run, self.backoff_of(run.job))
+
+    def put_back(self, run: Run, seconds: float) -> None:
+        self.note("released", job=run.job.label, delay=seconds)
+        self.queues.drop_delayed(run.job)  # the same payload: a sorted set holds it once
+        self.queues.delay(run.job.queue, run.job, self.now + seconds)
+
+    def fail(self, run: Run, error: Exception | None) -> None:
+        run.is_failed = True
+        if run.is_deleted:
+            return
+        run.is_deleted = True
+        job = run.job
+        try:
+            if job.batch is not None:
+                self.member_failed(job, error)
+            for callback in job.catch:
+                self.callback("chain.catch", callback, error, None)
+            self.failed_hook(job.label, error)
+        finally:
+            kind = "ManuallyFailedException" if error is None else type(error).__name__
+            self.note("failed", job=job.label, type=kind)
+            if self.keeps_records(run):
+                self.keep_record(job, kind)
+
+    def keeps_records(self, run: Run) -> bool:
+        """A record is kept by the worker that listens: of a job run in its caller's place only where that is a worker."""
+        return not run.is_sync or self.runs_in_worker > 0
+
+    def keep_record(self, job: Job, kind: str) -> None:
+        if any(known is job for known, _ in self.failures):
+            raise error_class("QueryException")  # the uuid is there already
+        self.failures.append((job, kind))
+
+    def retry_failed(self, label: str | None) -> None:
+        for job, _ in reversed(self.failures.copy()):
+            if label in {None, job.label}:
+                self.retry(job)
+
+    def retry(self, job: Job) -> None:
+        self.failures = [(failed, kind) for failed, kind in self.failures if failed is not job]
+        job.attempts = job.exceptions = 0
+        job.delay = 0
+        self.queue_job(job)
+
+    # -- how things stand
+
+    def failed_jobs(self) -> list[dict[str, Any]]:
+        return [{"job": job.label, "type": kind} for job, kind in self.failures]
+
+    def queue_lengths(self, name: str) -> dict[str, int]:
+        return self.queues.lengths(name, self.now)
