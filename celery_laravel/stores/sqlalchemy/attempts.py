@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, case, delete, or_, select, update
+from sqlalchemy import BigInteger, SmallInteger, and_, case, delete, literal, or_, select, update
 
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, StartStatus
@@ -106,7 +106,7 @@ class SQLAttemptStore:
     def _begin(self) -> Upsert:
         table, now = self._table.c, self._database.dialect.now
         values = self._values(
-            state=OPEN, owner=given("owner", Identifier()), until=now + given("lease"), expires=now + given("kept")
+            state=OPEN, owner=given("owner", Identifier()), until=_lease_end(now), expires=now + given("kept")
         )
         is_again = and_(table.expires > now, table.turn == values[table.turn])
         may_start = or_(table.until <= now, table.owner == values[table.owner])
@@ -122,12 +122,18 @@ class SQLAttemptStore:
             },
             where=or_(self._is_past(values), and_(is_again, table.state == OPEN, may_start)),
             returning=table.attempts,
+            is_mostly_new=True,
         )
 
     @cached_property
     def _end(self) -> Upsert:
         return self._database.dialect.upsert(
-            self._table, values=self.end_values, changes=self.end_changes, where=self.may_end, returning=self._table.c.turn
+            self._table,
+            values=self.end_values,
+            changes=self.end_changes,
+            where=self.may_end,
+            returning=self._table.c.turn,
+            is_mostly_new=False,
         )
 
     @cached_property
@@ -135,7 +141,10 @@ class SQLAttemptStore:
         """The row of a turn that has ended, with the parameters of `end_parameters`."""
         due = self._database.dialect.now + given("delay")
         return self._values(
-            state=given("state", Integer()), owner=given("owner", Identifier()), until=due, expires=due + given("keep")
+            state=given("state", SmallInteger()),
+            owner=given("owner", Identifier()),
+            until=due,
+            expires=due + given("keep"),
         )
 
     @property
@@ -191,10 +200,10 @@ class SQLAttemptStore:
     @cached_property
     def _renewal(self) -> Update:
         table, now = self._table.c, self._database.dialect.now
-        lease = given("lease")
-        kept = case((table.keep > lease, table.keep), else_=lease)
-        renewed = {table.until: now + lease, table.expires: now + kept}
-        return update(self._table).where(table.job_id.in_(given("job_ids", Identifier(), expanding=True))).values(renewed)
+        kept = case((table.keep > given("lease"), table.keep), else_=given("lease"))
+        renewed = {table.until: _lease_end(now), table.expires: now + kept}
+        job_ids = given("job_ids", Identifier(), expanding=True)
+        return update(self._table).where(table.job_id.in_(job_ids)).values(renewed)
 
     @cached_property
     def _forgetting(self) -> Delete:
@@ -204,13 +213,19 @@ class SQLAttemptStore:
     @cached_property
     def _expired(self) -> Select[Any]:
         table = self._table.c
-        return select(table.job_id).where(table.expires <= self._database.dialect.now).order_by(table.expires).limit(_SLICE)
+        has_expired = table.expires <= self._database.dialect.now
+        return select(table.job_id).where(has_expired).order_by(table.expires).limit(_SLICE)
 
     @cached_property
     def _pruning(self) -> Delete:
         table = self._table.c
         job_ids = given("job_ids", Identifier(), expanding=True)
         return delete(self._table).where(table.job_id.in_(job_ids), table.expires <= self._database.dialect.now)
+
+
+def _lease_end(now: ColumnElement[int]) -> ColumnElement[int]:
+    """When a lease runs out; one of no length is over for those too who looked at the clock and then had to wait."""
+    return case((given("lease") > 0, now + given("lease")), else_=literal(0, BigInteger()))
 
 
 def _all_but(values: Values, *columns: Any) -> Values:

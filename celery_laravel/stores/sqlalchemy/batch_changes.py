@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, case, false, func, literal, or_
+from sqlalchemy import BigInteger, and_, case, false, func, literal_column, or_
 
 from celery_laravel import clock
 from celery_laravel.stores.records import BatchRecord, Callback
@@ -18,81 +18,86 @@ from celery_laravel.stores.sqlalchemy.columns import Json, given
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import Column, ColumnElement, Row, Table
+    from sqlalchemy import ColumnElement, FromClause, Row
 
-    Changes = dict[Column[Any], ColumnElement[Any]]
+    Changes = dict[ColumnElement[Any], ColumnElement[Any]]
 
 KINDS = ("catch", "then", "finally")
 """The kinds of callbacks that a change of counts makes due, in the order in which they are sent."""
 
 
-def ending(batches: Table, now: ColumnElement[int], *, fails: bool) -> Changes:
-    """The changes when ``given_ended`` pending members end, of which ``given_skipped`` never ran, and one failed if it ``fails``.
+_NONE, _ONE = literal_column("0", BigInteger), literal_column("1", BigInteger)
 
-    They are in such an order that a change which looks at a column comes before
-    the one that changes it: MySQL makes them one after another.
+
+def ending(batches: FromClause, now: ColumnElement[int], *, fails: bool = False, skips: bool = True) -> Changes:
+    """The changes when pending members end: ``given_ended`` of them, ``given_skipped`` without having run.
+
+    One of them has failed if it ``fails``, with ``given_exception``. Without
+    ``skips`` it is one member, which succeeded. The changes are in such an order
+    that one which looks at a column comes before the one that changes it: MySQL
+    makes them one after another.
     """
     batch = batches.c
-    ended, skipped = given("ended"), given("skipped")
+    ended = given("ended") if skips else _ONE
+    skipped = batch.skipped + given("skipped") if skips else batch.skipped
     finishes = and_(batch.is_open == false(), batch.pending == ended)
-    counts = {batch.skipped: batch.skipped + skipped, batch.pending: batch.pending - ended}
+    counts: Changes = {batch.pending: batch.pending - ended}
+    if skips:
+        counts[batch.skipped] = skipped
     if not fails:
-        all_succeeded = and_(batch.failed == 0, batch.skipped + skipped == 0)
+        all_succeeded = and_(batch.failed == _NONE, skipped == _NONE)
         return _finishing(batches, now, finishes, all_succeeded) | counts
-    is_first = batch.times_failed == 0
+    is_first = batch.times_failed == _NONE
+    is_cancelled_by_it = and_(batch.allows_failures == false(), batch.cancelled_at.is_(None))
     return (
         _finishing(batches, now, finishes, false(), beside={"catch": is_first})
         | {
             batch.first_exception: case((is_first, given("exception", Json())), else_=batch.first_exception),
-            batch.cancelled_at: case(
-                (and_(batch.allows_failures == false(), batch.cancelled_at.is_(None)), now), else_=batch.cancelled_at
-            ),
+            batch.cancelled_at: case((is_cancelled_by_it, now), else_=batch.cancelled_at),
+            batch.times_failed: batch.times_failed + _ONE,
+            batch.failed: batch.failed + _ONE,
         }
-        | {batch.times_failed: batch.times_failed + 1, batch.failed: batch.failed + 1}
         | counts
     )
 
 
-def closing(batches: Table, now: ColumnElement[int]) -> Changes:
+def closing(batches: FromClause, now: ColumnElement[int]) -> Changes:
     """The changes when the dispatch of an open batch is over."""
     batch = batches.c
-    all_succeeded = and_(batch.failed == 0, batch.skipped == 0)
-    return _finishing(batches, now, batch.pending == 0, all_succeeded) | {batch.is_open: false()}
+    all_succeeded = and_(batch.failed == _NONE, batch.skipped == _NONE)
+    return _finishing(batches, now, batch.pending == _NONE, all_succeeded) | {batch.is_open: false()}
 
 
 def _finishing(
-    batches: Table,
+    batches: FromClause,
     now: ColumnElement[int],
     finishes: ColumnElement[bool],
     all_succeeded: ColumnElement[bool],
     beside: dict[str, ColumnElement[bool]] | None = None,
 ) -> Changes:
+    """The changes where the batch ``finishes``; ``beside`` are the conditions of other kinds of callbacks."""
     batch = batches.c
     succeeds = and_(finishes, all_succeeded)
-    fired = {
-        "then": and_(succeeds, batch.times_succeeded == 0),
-        "finally": and_(finishes, batch.times_finished == 0),
+    fired = (beside or {}) | {
+        "then": and_(succeeds, batch.times_succeeded == _NONE),
+        "finally": and_(finishes, batch.times_finished == _NONE),
     }
-    return _firing(batches, now, (beside or {}) | fired) | {
-        batch.finished_at: case((finishes, now), else_=batch.finished_at),
-        batch.times_succeeded: batch.times_succeeded + _one_if(succeeds),
-        batch.times_finished: batch.times_finished + _one_if(finishes),
-    }
-
-
-def _firing(batches: Table, now: ColumnElement[int], fired: dict[str, ColumnElement[bool]]) -> Changes:
-    """The changes that make callbacks due: those of each kind that there are any of, where its condition holds."""
-    batch = batches.c
-    due = {kind: and_(condition, batch[f"{kind}_count"] > 0) for kind, condition in fired.items()}
+    due = {kind: and_(condition, batch[f"{kind}_count"] > _NONE) for kind, condition in fired.items()}
     changes: Changes = {batch.due: case((or_(*due.values()), func.coalesce(batch.due, now)), else_=batch.due)}
     for kind, condition in due.items():
         column = batch[f"{kind}_due"]
         changes[column] = case((condition, now), else_=column)
-    return changes
+    return changes | {
+        batch.finished_at: case((finishes, now), else_=batch.finished_at),
+        batch.times_succeeded: case((succeeds, batch.times_succeeded + _ONE), else_=batch.times_succeeded),
+        batch.times_finished: case((finishes, batch.times_finished + _ONE), else_=batch.times_finished),
+    }
 
 
-def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return case((condition, literal(1, Integer())), else_=literal(0, Integer()))
+def told(batches: FromClause) -> list[ColumnElement[Any]]:
+    """The columns from which `record_of` and `fired_by` tell what they do."""
+    own = ("then_count", "catch_count", "finally_count", "then_due", "catch_due", "finally_due", "due", "sent")
+    return [column for column in batches.c if column.name not in own]
 
 
 def fired_by(row: Row[Any], *, failed: bool) -> tuple[Callback, ...]:

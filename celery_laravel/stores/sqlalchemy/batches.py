@@ -17,6 +17,7 @@ from celery_laravel.stores.sqlalchemy.batch_changes import (
     ending,
     fired_by,
     record_of,
+    told,
     waiting_in,
 )
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
@@ -172,7 +173,7 @@ class SQLBatchStore:
 
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         batch = self._batches.c
-        found = select(self._batches).order_by(batch.created_at.desc(), batch.id.desc()).limit(limit)
+        found = select(*told(self._batches)).order_by(batch.created_at.desc(), batch.id.desc()).limit(limit)
         if before is not None:
             last = self._batches.alias("last")
             found = found.join(last, last.c.id == before)
@@ -184,7 +185,8 @@ class SQLBatchStore:
 
     def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
         def work(connection: Connection) -> None:
-            row = self._lock(connection, batch_id)
+            whole = select(self._batches).where(self._mine).with_for_update()
+            row = connection.execute(whole, giving(id=batch_id)).first()
             if row is not None:
                 changes = _without(row, callbacks)
                 connection.execute(update(self._batches).where(self._batches.c.number == row.number).values(changes))
@@ -194,10 +196,11 @@ class SQLBatchStore:
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
         batch = self._batches.c
         latest = self._database.dialect.now - lasting(older_than)
-        found = select(self._batches, latest.label("latest")).where(batch.due <= latest).order_by(batch.due, batch.number)
+        found = select(self._batches, latest.label("latest")).where(batch.due <= latest)
+        found = found.order_by(batch.due, batch.number).limit(_SLICE)
 
         def work(connection: Connection) -> list[tuple[BatchRecord, Callback]]:
-            rows = connection.execute(found.limit(_SLICE)).all()
+            rows = connection.execute(found).all()
             waiting = [
                 (since, record, callback)
                 for row, record in zip(rows, self._records(connection, rows), strict=True)
@@ -249,7 +252,7 @@ class SQLBatchStore:
         return connection.execute(self._finding, giving(id=batch_id)).first()
 
     def _lock(self, connection: Connection, batch_id: str) -> Row[Any] | None:
-        return connection.execute(self._finding.with_for_update(), giving(id=batch_id)).first()
+        return connection.execute(self._locking, giving(id=batch_id)).first()
 
     def _unchanged(self, connection: Connection, batch_id: str) -> BatchChange | None:
         """The batch as it stands, locked, so that its failed ids go with its counts; None when it is not known."""
@@ -260,7 +263,7 @@ class SQLBatchStore:
         return self._records(connection, [row])[0]
 
     def _records(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[BatchRecord]:
-        """The records of rows, with the failed ids of the same instant: that of the transaction, which holds or sees it."""
+        """The records of rows, with the failed ids of now: the transaction holds the rows, or sees one instant."""
         failed: dict[int, list[str]] = {row.number: [] for row in rows if row.failed}
         for part in _sliced(failed):
             for failure in connection.execute(self._failed, giving(numbers=part)):
@@ -274,7 +277,11 @@ class SQLBatchStore:
 
     @cached_property
     def _finding(self) -> Select[Any]:
-        return select(self._batches).where(self._mine)
+        return select(*told(self._batches)).where(self._mine)
+
+    @cached_property
+    def _locking(self) -> Select[Any]:
+        return self._finding.with_for_update()
 
     @cached_property
     def _failed(self) -> Select[Any]:
@@ -302,7 +309,7 @@ class SQLBatchStore:
 
     @cached_property
     def _ending(self) -> Change:
-        return self._change(ending(self._batches, self._database.dialect.now, fails=False))
+        return self._change(ending(self._batches, self._database.dialect.now))
 
     @cached_property
     def _failure(self) -> Change:
@@ -322,7 +329,7 @@ class SQLBatchStore:
         self, changes: Any, *conditions: ColumnElement[bool], columns: Sequence[ColumnElement[Any]] | None = None
     ) -> Change:
         statement = update(self._batches).where(self._mine, *conditions).ordered_values(*changes.items())
-        return self._database.dialect.change(statement, columns=columns or list(self._batches.c), where=self._mine)
+        return self._database.dialect.change(statement, columns=columns or told(self._batches), where=self._mine)
 
 
 def _without(row: Row[Any], callbacks: Sequence[tuple[str, int]]) -> dict[str, Any]:

@@ -37,7 +37,11 @@ def is_in_memory(url: URL) -> bool:
     """Whether a URL is that of an SQLite database in this process's memory."""
     if url.get_backend_name() != "sqlite":
         return False
-    return (url.database or ":memory:") == ":memory:" or url.query.get("mode") == "memory" or ":memory:" in str(url.database)
+    return (
+        (url.database or ":memory:") == ":memory:"
+        or url.query.get("mode") == "memory"
+        or ":memory:" in str(url.database)
+    )
 
 
 def open_engine(url: URL, dialect: Dialect, shown: str) -> Engine:
@@ -61,7 +65,10 @@ def open_engine(url: URL, dialect: Dialect, shown: str) -> Engine:
         )
     except ModuleNotFoundError as error:
         extra = _EXTRAS[dialect.name]
-        msg = f"The store {shown!r} needs the module {error.name!r}, which is not installed: pip install 'celery-laravel[{extra}]'."
+        msg = (
+            f"The store {shown!r} needs the module {error.name!r}, which is not installed: "
+            f"pip install 'celery-laravel[{extra}]'."
+        )
         raise ConfigurationError(msg) from error
 
     @event.listens_for(engine, "connect")
@@ -76,7 +83,9 @@ def open_engine(url: URL, dialect: Dialect, shown: str) -> Engine:
     def explain(context: Any) -> None:
         folder = _missing_folder(url) if "unable to open database file" in str(context.original_exception) else None
         if folder is not None:
-            msg = f"The folder {str(folder)!r} of the store {shown!r} does not exist. Create it, or change 'laravel_store'."
+            msg = (
+                f"The folder {str(folder)!r} of the store {shown!r} does not exist. Make it, or change 'laravel_store'."
+            )
             raise ConfigurationError(msg) from context.original_exception
 
     return engine

@@ -49,8 +49,6 @@ class Dialect(ABC):
     """Opens a transaction whose statements all read the same instant."""
     begins_by_itself: ClassVar[bool] = False
     """Whether a statement on its own is part of a transaction that the client has to commit."""
-    changes_in_one: ClassVar[bool] = False
-    """Whether one statement can change several tables (WITH … INSERT, UPDATE)."""
     makes_its_schema: ClassVar[bool] = False
     """Whether the tables are made when the store is first used."""
 
@@ -69,7 +67,14 @@ class Dialect(ABC):
 
     @abstractmethod
     def upsert(
-        self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], returning: Column[Any]
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        where: ColumnElement[bool],
+        returning: Column[Any],
+        is_mostly_new: bool,
     ) -> Upsert:
         """Insert a row, or change the one there is if ``where`` holds of it.
 
@@ -97,10 +102,10 @@ class Dialect(ABC):
         """Arguments for the driver's ``connect`` beside those in the URL."""
         return {}
 
-    def prepare(self, connection: Any) -> None:
+    def prepare(self, connection: Any) -> None:  # noqa: B027  most need nothing
         """Set up a new connection of the driver's."""
 
-    def prepare_database(self, connection: Connection) -> None:
+    def prepare_database(self, connection: Connection) -> None:  # noqa: B027  most need nothing
         """Set up the database where it makes its tables by itself, once a process."""
 
     def descriptor(self, connection: Any) -> int | None:
@@ -118,10 +123,13 @@ class _OnConflict(Dialect):
     """What SQLite and PostgreSQL share: ON CONFLICT and RETURNING."""
 
     isolation = "AUTOCOMMIT"
-    _insert: Callable[[Table], Any]
+
+    @abstractmethod
+    def _insert(self, table: Table) -> Any:
+        """An INSERT of the dialect's own, which has ON CONFLICT."""
 
     def insert_new(self, table: Table) -> Insert:
-        statement: Insert = type(self)._insert(table).inline().on_conflict_do_nothing()
+        statement: Insert = self._insert(table).inline().on_conflict_do_nothing()
         return statement
 
     def counted(self, insertion: Insert) -> Count:
@@ -129,7 +137,14 @@ class _OnConflict(Dialect):
         return lambda connection, parameters: len(connection.execute(returning, parameters).all())
 
     def upsert(
-        self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], returning: Column[Any]
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        where: ColumnElement[bool],
+        returning: Column[Any],
+        is_mostly_new: bool,
     ) -> Upsert:
         statement = self.upsert_from(table, values=values, changes=changes, where=where).returning(returning)
         return lambda connection, parameters: connection.execute(statement, parameters).scalar()
@@ -138,14 +153,13 @@ class _OnConflict(Dialect):
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
     ) -> Any:
         """The statement of `upsert`; with a ``source``, for as many rows as that has."""
-        begun = type(self)._insert(table).inline()
+        begun = self._insert(table).inline()
         if source is None:
             begun = begun.values({column.name: value for column, value in values.items()})
         else:
             begun = begun.from_select(list(values), select(*values.values()).select_from(source))
-        return begun.on_conflict_do_update(
-            index_elements=list(table.primary_key), set_={c.name: value for c, value in changes.items()}, where=where
-        )
+        changed = {c.name: begun.excluded[c.name] if value is values.get(c) else value for c, value in changes.items()}
+        return begun.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed, where=where)
 
     def change(self, statement: Update, *, columns: Sequence[ColumnElement[Any]], where: ColumnElement[bool]) -> Change:
         returning = statement.returning(*columns)
@@ -159,7 +173,6 @@ class SQLite(_OnConflict):
     begin = "BEGIN IMMEDIATE"  # a transaction that reads first and then writes could not be saved by waiting
     snapshot = ("BEGIN",)
     makes_its_schema = True
-    _insert = staticmethod(sqlite.insert)
     _now = bindparam("now", callable_=lambda: microseconds(clock.now()), type_=BigInteger())
 
     def __init__(self) -> None:
@@ -173,6 +186,9 @@ class SQLite(_OnConflict):
     @property
     def now(self) -> ColumnElement[int]:
         return self._now
+
+    def _insert(self, table: Table) -> Any:
+        return sqlite.insert(table)
 
     def prepare(self, connection: Any) -> None:
         """With a write-ahead log, NORMAL loses no commit when a process dies; a power cut may undo the last ones."""
@@ -218,14 +234,15 @@ class PostgreSQL(_OnConflict):
     name = "postgresql"
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     snapshot = ("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",)
-    changes_in_one = True
-    _insert = staticmethod(postgresql.insert)
     _PASSING = frozenset({"40001", "40P01", "55P03"})  # serialisation, deadlock, lock not available
     _LACKING = frozenset({"42P01", "42703"})  # undefined table, undefined column
 
     @property
     def now(self) -> ColumnElement[int]:
         return cast(extract("epoch", func.statement_timestamp()) * literal_column("1000000"), BigInteger)
+
+    def _insert(self, table: Table) -> Any:
+        return postgresql.insert(table)
 
     def arguments(self, url: URL) -> dict[str, Any]:
         return {} if "connect_timeout" in url.query else {"connect_timeout": 10}
@@ -249,7 +266,7 @@ class PostgreSQL(_OnConflict):
 
 
 class MySQL(Dialect):
-    """MariaDB and MySQL. The driver opens transactions by itself, so that a statement costs a COMMIT more, and a transaction no BEGIN."""
+    """MariaDB and MySQL. The driver opens transactions: a statement costs a COMMIT more, and a transaction no BEGIN."""
 
     name = "mysql"
     isolation = "READ COMMITTED"  # REPEATABLE READ locks gaps, and two that insert into one are a deadlock
@@ -270,15 +287,25 @@ class MySQL(Dialect):
         return lambda connection, parameters: connection.execute(insertion, parameters).rowcount
 
     def upsert(
-        self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], returning: Column[Any]
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        where: ColumnElement[bool],
+        returning: Column[Any],
+        is_mostly_new: bool,
     ) -> Upsert:
         key = [column == values[column] for column in table.primary_key]
         insertion = self.insert_new(table).values({column.name: value for column, value in values.items()})
         changed = update(table).where(*key, where).ordered_values(*changes.items())
         read = select(returning).where(*key)
 
+        # Who loses against one who inserts at the same time finds the row there at the next step.
+        steps = (insertion, changed) if is_mostly_new else (changed, insertion, changed)
+
         def run(connection: Connection, parameters: Parameters) -> Any:
-            for statement in (changed, insertion, changed):  # the last for one who inserted in between
+            for statement in steps:
                 if connection.execute(statement, parameters).rowcount:
                     return connection.execute(read, parameters).scalar()
             return None
@@ -314,7 +341,9 @@ class MySQL(Dialect):
     def migrating(self, connection: Connection, prefix: str) -> Iterator[None]:
         key = f"{prefix}_alembic_version"
         if not connection.scalar(select(func.get_lock(key, _MIGRATION_PATIENCE))):
-            msg = f"Another migration of {prefix!r} has held its lock for {_MIGRATION_PATIENCE} seconds. See what it waits for."
+            msg = (
+                f"Another migration of {prefix!r} has held its lock for {_MIGRATION_PATIENCE} s. See what it waits for."
+            )
             raise ConfigurationError(msg)
         try:
             yield

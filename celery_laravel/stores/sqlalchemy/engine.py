@@ -116,8 +116,7 @@ class Database:
         pid = os.getpid()
         engine = self._engines.get(pid)
         if engine is None:
-            for parent in [other for other in self._engines if other != pid]:
-                _inherited.append(self._engines.pop(parent))
+            _inherited.extend(self._engines.pop(other) for other in [*self._engines] if other != pid)
             engine = self._engines.setdefault(pid, open_engine(self._address, self.dialect, self.url))
         return engine
 
@@ -166,7 +165,7 @@ class Trials:
         self.is_committing = False
 
     def judge(self, error: exc.SQLAlchemyError) -> None:
-        """Return, after a pause where one helps, if the work is to be tried again; raise what to tell the caller if not."""
+        """Return if the work is to be tried again, after a pause if one helps; else raise what to tell the caller."""
         dialect = self._database.dialect
         cause = getattr(error, "orig", None) or error
         if dialect.is_passing(cause):
@@ -184,7 +183,7 @@ class Trials:
                 self._database.make_ready_again()
                 return
             raise ConfigurationError(
-                f"The store at {self._database.url} lacks tables, or they are of an older version: {_brief(cause)}. "
+                f"The store at {self._database.url} lacks tables, or has older ones: {_brief(cause)}. "
                 "Run: celery -A your_app laravel migrate"
             ) from error
         if isinstance(error, _UNAVAILABLE):

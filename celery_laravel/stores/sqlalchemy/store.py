@@ -10,6 +10,7 @@ from celery_laravel.stores.sqlalchemy.attempts import SQLAttemptStore
 from celery_laravel.stores.sqlalchemy.batches import SQLBatchStore
 from celery_laravel.stores.sqlalchemy.engine import Database
 from celery_laravel.stores.sqlalchemy.failed_jobs import SQLFailedJobStore
+from celery_laravel.stores.sqlalchemy.settling import SettlingInOne
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -36,6 +37,7 @@ class SQLAlchemyStore:
         self.attempts = SQLAttemptStore(self._database)
         self.batches = SQLBatchStore(self._database)
         self.failed_jobs = SQLFailedJobStore(self._database)
+        self._settle_in_one = SettlingInOne(self._database, self.attempts)
 
     @property
     def url(self) -> str:
@@ -47,6 +49,10 @@ class SQLAlchemyStore:
             if attempt is not None:
                 self.attempts.end(attempt, keep=keep)
             return None
+
+        change = self._settle_in_one(member, attempt, keep=keep)
+        if change is not None:
+            return change
 
         def work(connection: Connection) -> BatchChange | None:
             change = self.batches.end_member_within(connection, member)

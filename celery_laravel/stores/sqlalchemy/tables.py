@@ -35,7 +35,7 @@ def metadata_for(prefix: str = "laravel") -> MetaData:
 
 
 def version_table_for(prefix: str = "laravel") -> str:
-    """The table that holds the version of the schema; of a name of its own, so that other migrations are not disturbed."""
+    """The table that holds the version of the tables; its own, so that a project's migrations are not disturbed."""
     return f"{prefix}_alembic_version"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEAD = "0001"
 """The newest version, known without loading Alembic: an up-to-date database needs none of it."""
 BEFORE: tuple[str | None, ...] = (None,)
-"""The versions from which this library brings a database to `HEAD`. Any other is of a newer library, and is left alone."""
+"""The versions from which a database is brought to `HEAD`. Any other is of a newer library, and is left alone."""
 
 _one_at_a_time = threading.Lock()
 """Alembic keeps the migration that runs in a global."""
