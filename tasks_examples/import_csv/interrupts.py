@@ -1,0 +1,50 @@
+"""Being told to stop, and when."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """Turns Ctrl-C, SIGTERM and a closed terminal into one KeyboardInterrupt, at a moment that can bear it.
+
+    None is raised while they are `held`, so that a process that has just been
+    started is never lost sight of. After the first they only show in
+    ``pending``, so that nothing comes between a program and its tidying up.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        self._is_held = False
+        self._is_raised = False
+        for signum in _STOPS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(signum, self._on_signal)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put interrupts off until the end of the block, where one that came is raised."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self.pending and not self._is_raised:
+            self._raise()
+
+    def _on_signal(self, *_: Any) -> None:
+        if self._is_held or self._is_raised:
+            self.pending = True
+        else:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._is_raised, self.pending = True, False
+        raise KeyboardInterrupt
