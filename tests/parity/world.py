@@ -44,7 +44,7 @@ class World(Stage):
         self.app = _app(store, prefix)
         self.bus = Bus(self.app)
         self.tasks = {name: self._make_task(name) for name in {job.class_name for job in scenario.jobs.values()}}
-        self._callback = self.app.task(name="parity-callback", bind=True, shared=False)(self._run_callback)
+        self._callback = self.app.task(name="parity-callback", shared=False, typing=False)(self._run_callback)
         self.app.finalize()
         self._callbacks: list[tuple[str, Callback]] = []
         self._queues: Queues[Any] = Queues()
@@ -96,7 +96,7 @@ class World(Stage):
 
         return [around(layer) for layer in self.job(label).middleware]
 
-    def _run_callback(self, task: Any, batch: Any, *arguments: Any) -> None:
+    def _run_callback(self, batch: Any, *arguments: Any) -> None:
         *error, number = arguments
         kind, callback = self._callbacks[number]
         name = next(name for name, batch_id in self._batches.items() if batch_id == batch.id)
