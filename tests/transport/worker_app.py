@@ -7,8 +7,9 @@ import os
 import time
 from pathlib import Path
 
-import celery_laravel  # noqa: F401 - makes the broker known
 from celery import Celery, Task
+
+import celery_laravel  # noqa: F401 - makes the broker known
 
 app = Celery("worker_app", broker=os.environ["BROKER_URL"])
 app.conf.update(
@@ -35,7 +36,12 @@ def note(self: Task, name: object) -> None:
 @app.task(bind=True, acks_late=True)
 def block(self: Task, name: str) -> None:
     """Note the start, and run until the file ``name`` is there, beside the record."""
-    record("start", name, (self.request.headers or {}).get("x-delivery-count", 0), self.request.delivery_info["redelivered"])
+    record(
+        "start",
+        name,
+        (self.request.headers or {}).get("x-delivery-count", 0),
+        self.request.delivery_info["redelivered"],
+    )
     wait_for(name)
     record("end", name)
 
