@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from celery import Celery, Task
 
 _JOB = "celery_laravel:Job"
-_ATTEMPT_OPTIONS = "celery_laravel.worker.bootsteps.attempt_options:AttemptOptions"
+_ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
+_DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
 
 _installed: WeakSet[Celery] = WeakSet()
 
@@ -54,6 +55,7 @@ def install(app: Celery) -> Celery:
             task.bind(app)
     app._tasks = tasks  # noqa: SLF001
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
+    app.steps["consumer"].add(_DUE_CALLBACKS)
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     if app.finalized:
         settings_of(app)
@@ -95,7 +97,7 @@ class _WorkerOptions(set[Any]):
     def __iter__(self) -> Iterator[Any]:
         if not self._made:
             self._made = True
-            self.update(symbol_by_name("celery_laravel.worker.bootsteps.attempt_options:worker_options")())
+            self.update(symbol_by_name("celery_laravel.bootsteps.attempt_options:worker_options")())
         return super().__iter__()
 
 

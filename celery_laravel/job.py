@@ -20,7 +20,7 @@ from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
 from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher
 from celery_laravel.errors import JobReleasedError, ManuallyFailedError, StoreUnavailableError
 from celery_laravel.message.arguments import register_exceptions
-from celery_laravel.message.header import NAME, read_header, with_header
+from celery_laravel.message.header import has_header, read_header, with_header
 from celery_laravel.message.options import JobOptions, is_seconds, read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.runtime import Runtime, runtime_of
@@ -340,7 +340,7 @@ class Job(Task):
 
     def _is_plain(self, request: Any, runtime: Runtime) -> bool:
         """Whether nothing asks for this library: no option, no default, no header."""
-        if request.headers and NAME in request.headers:
+        if has_header(request.headers):
             return False
         return self._is_builtin or (self._declares_nothing and not runtime.defaults.manage_every_job)
 
@@ -424,7 +424,7 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
     if error is not None and not isinstance(error, Exception):
         return  # the process is to exit; the message comes again
     if running is None:
-        if error is None or not request.headers or NAME not in request.headers:
+        if error is None or not has_header(request.headers):
             return
         running = unstarted(sender, request)
     runtime_of(sender.app).settlement.after_trace(sender, request, running, error)

@@ -36,6 +36,11 @@ class Settings:
     safe_redis: bool = False
     watch: bool = False
 
+    @property
+    def store_is_untouched(self) -> bool:
+        """Whether the store is the default SQLite file and nobody has needed it yet: looking into it would make it."""
+        return self.store == EMBEDDED_STORE and not Path(EMBEDDED_STORE.removeprefix("sqlite:///")).exists()
+
 
 KEYS = tuple(f"laravel_{f.name}" for f in fields(Settings))
 

@@ -119,9 +119,14 @@ _FIELDS: dict[str, Any] = {
 _EMPTY = Header()
 
 
+def has_header(headers: Any) -> bool:
+    """Whether a message carries the library's header. Celery's eager tasks take anything for headers, even a number."""
+    return isinstance(headers, dict) and NAME in headers
+
+
 def read_header(headers: Mapping[str, Any] | None) -> Header:
     """The library's header among a message's, empty when there is none."""
-    return Header.decode(headers.get(NAME)) if headers else _EMPTY
+    return Header.decode(headers[NAME]) if has_header(headers) else _EMPTY
 
 
 def with_header(headers: Mapping[str, Any] | None, header: Header) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from celery_laravel.stores.records import MemberEnd, MemberState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from celery import Celery
 
@@ -82,6 +83,18 @@ class BatchCallbacks:
                 sent.append((callback.kind, callback.position))
         if sent:
             self._store().batches.mark_sent(batch.id, sent)
+
+    def send_overdue(self, overdue: timedelta) -> None:
+        """Publish again what has been due for so long; one call of the store where nothing is.
+
+        A callback that has run is recognised by its id and not run again.
+        """
+        owed: dict[str, tuple[BatchRecord, list[Callback]]] = {}
+        for batch, callback in self._store().batches.due(older_than=overdue):
+            owed.setdefault(batch.id, (batch, []))[1].append(callback)
+        for batch, callbacks in owed.values():
+            logger.warning("Batch %s: %d callbacks were due and not sent; they are sent now", batch.id, len(callbacks))
+            self.send(batch, callbacks)
 
     def _publish(self, batch: BatchRecord, callback: Callback) -> None:
         name = f"{batch.id}:{callback.kind}:{callback.position}"

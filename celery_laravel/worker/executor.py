@@ -115,7 +115,8 @@ class Executor:
         options: JobOptions = task.job_options
         limits = self.limits_of(task, request, header, is_sync=is_sync)
         attempt, exceptions = header.attempts + 1, header.exceptions
-        is_durable = bool(task.acks_late and options.limits_attempts and not request.is_eager)
+        counts = (task.acks_late and options.limits_attempts) or header.callback is not None
+        is_durable = bool(counts and not request.is_eager)
         if is_durable:
             start = self._store().attempts.begin(
                 request.id,

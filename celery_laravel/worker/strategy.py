@@ -17,9 +17,9 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     """The handler of a job's messages, made when the worker starts.
 
     Celery reads the time limit and the kind of acknowledgement from the task,
-    so the handlers are made with copies of it. A message of a batch's member is
-    acknowledged late unless its task declares ``acks_late``, so that a worker's
-    death cannot leave the batch waiting for ever.
+    so the handlers are made with copies of it. A message of a batch's member, or
+    of its callback, is acknowledged late unless its task declares ``acks_late``,
+    so that a worker's death cannot leave the batch waiting for ever.
     """
     limited = _twin(task)
     timeout = timeout_of(task.job_options, defaults_of(app))
@@ -34,8 +34,8 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
 
     def handler(message: Any, *args: Any, **kwargs: Any) -> Any:
         header = (message.headers or {}).get(NAME)
-        is_member = isinstance(header, dict) and header.get("batch_id") is not None
-        return (late if is_member else plain)(message, *args, **kwargs)
+        is_of_batch = isinstance(header, dict) and (header.get("batch_id") or header.get("callback"))
+        return (late if is_of_batch else plain)(message, *args, **kwargs)
 
     return handler
 

@@ -1,0 +1,63 @@
+"""Sends the callbacks of batches that are owed: whoever was to send them died, or could not.
+
+The step that counts a batch's last member records its callbacks as due in the
+same breath; the marks are cleared when the callbacks have been published. What
+stays due for `OVERDUE` is published again by any worker, under the same ids.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.runtime import runtime_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+OVERDUE = timedelta(seconds=10)
+INTERVAL = 5.0
+"""Seconds between two looks; a look is one call of the store."""
+
+class DueCallbacks(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+    """Looks for overdue callbacks on the consumer's timer, in the worker's parent."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self._timer_entry: Any = None
+        self._is_failing = False
+
+    def start(self, consumer: Any) -> None:
+        """Begin to look, now and every few seconds."""
+        self._timer_entry = consumer.timer.call_repeatedly(INTERVAL, self._look, (consumer.app,))
+
+    def stop(self, consumer: Any) -> None:
+        """Look no more."""
+        if self._timer_entry is not None:
+            self._timer_entry.cancel()
+            self._timer_entry = None
+
+    def _look(self, app: Celery) -> None:
+        """One look. A store that does not answer is logged once, and again when it answers."""
+        runtime = runtime_of(app)
+        if runtime.settings.store_is_untouched:
+            return
+        try:
+            runtime.callbacks.send_overdue(OVERDUE)
+        except CeleryLaravelError as error:
+            if not self._is_failing:
+                logger.warning("Overdue callbacks of batches cannot be looked for: %s", error)
+            self._is_failing = True
+        except Exception:
+            logger.exception("Overdue callbacks of batches could not be looked for")
+        else:
+            if self._is_failing:
+                logger.warning("Overdue callbacks of batches are looked for again")
+            self._is_failing = False
