@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from threading import Timer
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_laravel import Bus
+from celery_laravel.runtime import runtime_of
+from celery_laravel.stores.records import MemberEnd, MemberState
+from tests.cli.conftest import Fail, Run
+
+MakeBatch = Callable[..., Any]
+
+
+def test_batches_are_listed_newest_first(run: Run, make_batch: MakeBatch):
+    make_batch("01", 4, succeeded=1, name="older")
+    make_batch("02", 2, succeeded=1, failed=1, name="newer")
+    header, newer, older = run("batches").stdout.splitlines()
+    assert header.split()[:5] == ["ID", "STATE", "PROGRESS", "JOBS", "FAILED"]
+    assert newer.split()[:6] == ["02", "failures", "100", "%", "2/2", "1"]
+    assert older.split()[:6] == ["01", "pending", "25", "%", "1/4", "0"]
+    assert older.endswith("older")
+
+
+def test_batches_in_json_are_what_the_library_says_of_them(run: Run, make_batch: MakeBatch, app: Celery):
+    make_batch("01", 2, succeeded=2)
+    batch = Bus(app).find_batch("01")
+    assert batch is not None
+    assert json.loads(run("batches", "--json").stdout) == [batch.to_dict()]
+    assert json.loads(run("batch", "01", "--json").stdout) == batch.to_dict()
+
+
+def test_no_batches_are_no_error(run: Run):
+    result = run("batches")
+    assert (result.exit_code, result.stdout) == (0, "No batches.\n")
+    assert json.loads(run("batches", "--json").stdout) == []
+
+
+def test_a_page_says_how_to_get_the_next(run: Run, make_batch: MakeBatch):
+    for number in range(3):
+        make_batch(f"0{number}", 1)
+    first = run("batches", "--limit", "2", "--json")
+    assert [batch["id"] for batch in json.loads(first.stdout)] == ["02", "01"]
+    assert "--before 01" in first.stderr
+    second = run("batches", "--limit", "2", "--before", "01", "--json")
+    assert [batch["id"] for batch in json.loads(second.stdout)] == ["00"]
+    assert second.stderr == ""
+
+
+def test_a_batch_is_shown_with_its_counts_and_its_failed_jobs(run: Run, make_batch: MakeBatch):
+    make_batch("01", 4, succeeded=1, failed=2, name="Nightly")
+    result = run("batch", "01")
+    assert result.exit_code == 0
+    assert "Name:         Nightly\n" in result.stdout
+    assert "Jobs:         4: 1 succeeded, 2 failed, 1 outstanding\n" in result.stdout
+    assert "Failed jobs:\n  01-job-1\n  01-job-2\n" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["batch", "retry-batch", "cancel-batch"])
+def test_an_unknown_batch_is_an_error_that_names_close_ones(run: Run, make_batch: MakeBatch, command: str):
+    make_batch("0123-4567", 1)
+    result = run(command, "0123")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: There is no batch '0123'. Did you mean 0123-4567?\n"
+
+
+def test_a_watched_batch_is_followed_to_its_end(run: Run, make_batch: MakeBatch, app: Celery):
+    make_batch("01", 2, succeeded=1)
+    store = runtime_of(app).store.batches
+    last = Timer(0.3, lambda: store.end_member(MemberEnd("01", 1, "late", MemberState.SUCCEEDED)))
+    last.start()
+    result = run("batch", "01", "--watch")
+    last.join()
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        " 50 %  1 of 2 jobs",
+        "100 %  2 of 2 jobs",
+        "The batch finished: 2 of 2 jobs processed.",
+    ]
+
+
+def test_a_watched_batch_in_json_is_a_document_on_each_line(run: Run, make_batch: MakeBatch):
+    make_batch("01", 2, succeeded=2)
+    (line,) = run("batch", "01", "--watch", "--json").stdout.splitlines()
+    assert json.loads(line)["finished"] is True
+
+
+def test_watching_tells_by_its_exit_code_whether_all_went_well(run: Run, make_batch: MakeBatch):
+    make_batch("01", 1, failed=1)
+    make_batch("02", 1, succeeded=1, cancelled=True)
+    failed = run("batch", "01", "--watch")
+    assert failed.exit_code == 5
+    assert "1 failed: `laravel retry-batch 01` tries them again." in failed.stdout
+    assert run("batch", "02", "--watch").exit_code == 5
+
+
+def test_the_failed_jobs_of_a_batch_are_sent_again(run: Run, make_batch: MakeBatch, fail: Fail, waiting: Any):
+    make_batch("01", 2, failed=2)
+    fail("01-job-0", batch_id="01")
+    result = run("retry-batch", "01")
+    assert result.stdout == "1 failed job sent again.\n"
+    assert result.stderr == "1 failed job cannot be retried: no record is left.\n"
+    assert result.exit_code == 1
+    assert waiting("celery") == ["01-job-0"]
+
+
+def test_a_batch_without_failures_has_nothing_to_retry(run: Run, make_batch: MakeBatch):
+    make_batch("01", 1, succeeded=1)
+    result = run("retry-batch", "01")
+    assert (result.exit_code, result.stdout) == (0, "The batch has no failed jobs.\n")
+
+
+def test_a_batch_is_cancelled_once(run: Run, make_batch: MakeBatch, app: Celery):
+    make_batch("01", 2, succeeded=1)
+    assert run("cancel-batch", "01").stdout == "The batch is cancelled; 1 job outstanding.\n"
+    batch = Bus(app).find_batch("01")
+    assert batch is not None
+    assert batch.cancelled
+    again = run("cancel-batch", "01")
+    assert again.exit_code == 0
+    assert again.stdout.startswith("The batch was cancelled already, at ")

@@ -1,0 +1,69 @@
+"""What goes wrong is told in a line, with a code that says what kind it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
+
+from celery_laravel import install
+from celery_laravel.cli.main import laravel
+from celery_laravel.job import Job
+from celery_laravel.testing.processes import free_port
+
+
+def run(app: Celery, *arguments: str) -> Result:
+    return CliRunner().invoke(laravel, arguments, obj=CLIContext(app=app, no_color=False, workdir=None))
+
+
+def make_app(**settings: object) -> Celery:
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.conf.update(settings)
+    return app
+
+
+def test_a_store_that_does_not_answer():
+    result = run(install(make_app(laravel_store=f"redis://:secret@127.0.0.1:{free_port()}/0")), "failed")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("Error: Cannot reach the store at redis://:***@127.0.0.1")
+    assert "secret" not in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_setting_that_is_wrong():
+    result = run(install(make_app(laravel_stor="memory://")), "failed")
+    assert result.exit_code == 4
+    assert "Did you mean 'laravel_store'?" in result.stderr
+
+
+def test_an_app_that_has_not_been_installed():
+    result = run(make_app(laravel_store="memory://"), "failed")
+    assert result.exit_code == 4
+    assert "celery-laravel is not installed in the app 'shop'" in result.stderr
+
+
+def test_a_single_job_class_is_enough():
+    app = make_app(laravel_store="memory://")
+
+    @app.task(base=Job, name="shop.one", shared=False)
+    def one() -> None:
+        return None
+
+    assert run(app, "failed").exit_code == 0
+
+
+def test_a_store_without_tables_has_nothing_to_migrate():
+    result = run(install(make_app(laravel_store="memory://")), "migrate")
+    assert (result.exit_code, result.stdout) == (0, "memory://: nothing to do, this kind of store has no tables.\n")
+
+
+def test_sql_stores_are_migrated_once_each(tmp_path: Path):
+    store, failed = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    app = install(make_app(laravel_store=store, laravel_failed_store=failed))
+    first = run(app, "migrate")
+    assert first.exit_code == 0, first.stderr
+    assert [line.partition(": ")[0] for line in first.stdout.splitlines()] == [store, failed]
+    assert "migrated to" in first.stdout
+    assert run(app, "migrate").stdout == f"{store}: up to date.\n{failed}: up to date.\n"
