@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from celery import Task
 from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from celery import Celery, Task
+    from celery import Celery
 
+_CELERYS_TASK = "celery.app.task:Task"
 _JOB = "celery_laravel:Job"
 _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
@@ -47,13 +49,16 @@ def install(app: Celery) -> Celery:
     if app in _installed:
         return app
     _installed.add(app)
-    app.task_cls = _JOB
-    tasks = _JobRegistry(app._tasks)  # noqa: SLF001  Celery offers no hook between making a task and binding it
-    app.__dict__.pop("Task", None)  # a cached property: classes made of the old one are adopted below
+    if app.task_cls in {_CELERYS_TASK, Task}:  # one of the user's own stays, and its tasks are adopted
+        app.task_cls = _JOB
+        app.__dict__.pop("Task", None)  # a cached property: classes made of the old one are adopted below
+    tasks = app._tasks  # noqa: SLF001  Celery offers no hook between making a task and binding it
+    tasks.__class__ = type(
+        type(tasks).__name__, (_AdoptsTasks, type(tasks)), {}
+    )  # in place: Celery keeps it in several
     for task in list(tasks.values()):
         if _adopt(task) and task.__bound__:
             task.bind(app)
-    app._tasks = tasks  # noqa: SLF001
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
     app.steps["consumer"].add(_DUE_CALLBACKS)
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
@@ -81,8 +86,8 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
     return app
 
 
-class _JobRegistry(TaskRegistry):
-    """The app's registry of tasks, which makes a Job of each one that is put into it."""
+class _AdoptsTasks(TaskRegistry):
+    """A registry of tasks that makes a Job of each one that is put into it."""
 
     def __setitem__(self, name: str, task: Task) -> None:
         _adopt(task)
