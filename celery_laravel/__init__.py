@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
     )
     from celery_laravel.job import Job, current_job
-    from celery_laravel.middleware import Middleware
+    from celery_laravel.middleware import FailOnException, Middleware, Release, Skip, SkipIfBatchCancelled
 
 __all__ = [  # noqa: RUF022  grouped by what they are for
     # installing
@@ -51,7 +51,11 @@ __all__ = [  # noqa: RUF022  grouped by what they are for
     "embedded",
     "install",
     # while a job runs
+    "FailOnException",
     "Middleware",
+    "Release",
+    "Skip",
+    "SkipIfBatchCancelled",
     "current_job",
     # batches and failed jobs
     "Batch",
@@ -82,7 +86,11 @@ _HOMES = {
     "Batch": "dispatch.batch",
     "Bus": "bus",
     "Job": "job",
+    "FailOnException": "middleware",
     "Middleware": "middleware",
+    "Release": "middleware",
+    "Skip": "middleware",
+    "SkipIfBatchCancelled": "middleware",
     "current_job": "job",
     "embedded": "bootstrap",
     "install": "bootstrap",

@@ -199,7 +199,7 @@ def _is_backoff(value: Any) -> bool:
 
 def _is_middleware(value: Any) -> bool:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(callable(item) for item in value)
+        return all(callable(item) and not isinstance(item, type) for item in value)
     return isinstance(value, FunctionType) or callable(value)
 
 
@@ -215,7 +215,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
     "middleware": (
         _is_middleware,
-        "a sequence of callables (job, next), or a function (task, *args, **kwargs) that returns one",
+        "a sequence of callables (job, next), instances and not classes, or a function (task, *args, **kwargs) that returns one",
     ),
     "failed": (callable, "a function (task, exc, *args, **kwargs)"),
     "tags": (

@@ -1,5 +1,8 @@
 """What wraps a run of a job's code."""
 
 from celery_laravel.middleware.contract import CurrentJob, Middleware
+from celery_laravel.middleware.fail_on_exception import FailOnException
+from celery_laravel.middleware.release import Release
+from celery_laravel.middleware.skip import Skip, SkipIfBatchCancelled
 
-__all__ = ["CurrentJob", "Middleware"]
+__all__ = ["CurrentJob", "FailOnException", "Middleware", "Release", "Skip", "SkipIfBatchCancelled"]

@@ -1,0 +1,51 @@
+"""Middleware that fails a job for good on exceptions that another attempt would not cure."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+class FailOnException:
+    """Fail the job at once, whatever ``tries`` still allows, when its code raises one of these.
+
+    Each argument is an exception type or a predicate of the exception.
+
+        @app.task(tries=5, middleware=[FailOnException(PermissionError, lambda exc: "gone" in str(exc))])
+        def fetch(url): ...
+
+    Raises:
+        TypeError: An argument is neither.
+    """
+
+    def __init__(self, *matching: type[BaseException] | Callable[[BaseException], Any]) -> None:
+        if not matching:
+            raise TypeError(
+                "FailOnException needs an exception type or a predicate, such as FailOnException(ValueError)."
+            )
+        for item in matching:
+            if not (issubclass(item, BaseException) if isinstance(item, type) else callable(item)):
+                raise TypeError(f"FailOnException: {item!r} is neither an exception type nor a predicate.")
+        self._matching = matching
+
+    def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any:  # noqa: A002  the word the documentation uses
+        """Go on, and fail the job for good on a matching exception."""
+        try:
+            return next(job)
+        except Exception as error:
+            if any(_matches(error, item) for item in self._matching):
+                logger.debug("%s[%s] failed for good by %r: %r", job.name, job.request.id, self, error)
+                job.fail(error)
+            raise
+
+    def __repr__(self) -> str:
+        return f"FailOnException({', '.join(getattr(item, '__name__', repr(item)) for item in self._matching)})"
+
+
+def _matches(error: Exception, item: Any) -> bool:
+    return isinstance(error, item) if isinstance(item, type) else bool(item(error))
