@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Delete, Row, Select, Update
 
     from celery_laravel.stores.records import AttemptEnd
-    from celery_laravel.stores.sqlalchemy.dialects import Parameters, Upsert, Values
+    from celery_laravel.stores.sqlalchemy.dialects.contract import Parameters, Upsert, Values
     from celery_laravel.stores.sqlalchemy.engine import Database
 
 OPEN, RELEASED, OVER = range(3)

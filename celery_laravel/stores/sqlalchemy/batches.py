@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, delete, select, true, tuple_, update
+from sqlalchemy import and_, delete, select, tuple_, update
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import BatchChange, BatchRecord, MemberState
+from celery_laravel.stores.records import BatchChange, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import (
     KINDS,
     callbacks_of,
-    closing,
-    ending,
     fired_by,
     record_of,
     told,
     waiting_in,
 )
-from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
+from celery_laravel.stores.sqlalchemy.batch_rows import SLICE, BatchRows, sliced
+from celery_laravel.stores.sqlalchemy.columns import giving, lasting, microseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from celery_laravel.stores.records import Callback, MemberEnd, NewBatch
-    from celery_laravel.stores.sqlalchemy.dialects import Change, Count
+    from celery_laravel.stores.records import BatchRecord, Callback, MemberEnd, NewBatch
     from celery_laravel.stores.sqlalchemy.engine import Database
-
-_SLICE = 200  # rows of one INSERT or IN: SQLite takes no more than some thousand parameters, older ones 999
+    from celery_laravel.stores.sqlalchemy.settling import SettlingInOne
 
 
 class SQLBatchStore:
@@ -42,8 +39,10 @@ class SQLBatchStore:
     member, moves the counts and commits; the next one sees all of that.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, settle_in_one: SettlingInOne) -> None:
         self._database = database
+        self._settle_in_one = settle_in_one
+        self._rows = BatchRows(database)
         self._batches = database.tables.batches
         self._members = database.tables.members
         self._failures = database.tables.failures
@@ -68,28 +67,28 @@ class SQLBatchStore:
 
         def work(connection: Connection) -> BatchRecord:
             connection.execute(statement)
-            row = self._lock(connection, batch.id)
+            row = self._rows.lock(connection, batch.id)
             assert row is not None, "nobody deletes what this transaction has inserted or locked"
-            return self._record(connection, row)
+            return self._rows.record(connection, row)
 
         return self._database.transaction(work)
 
     def add(self, batch_id: str, count: int) -> int:
         parameters = giving(id=batch_id, more=count)
         # Not repeatable: members added twice would be waited for for ever.
-        row = self._database.single(lambda connection: self._addition(connection, parameters), repeatable=False)
+        row = self._database.single(lambda connection: self._rows.grow(connection, parameters), repeatable=False)
         if row is not None:
             return int(row.total) - count
-        if self._database.single(lambda connection: self._find(connection, batch_id)) is None:
+        if self._database.single(lambda connection: self._rows.find(connection, batch_id)) is None:
             raise BatchNotFoundError(batch_id)
         raise BatchFinishedError(batch_id)
 
     def close(self, batch_id: str) -> BatchChange:
         def work(connection: Connection) -> BatchChange:
-            row = self._closing(connection, giving(id=batch_id))
+            row = self._rows.close(connection, giving(id=batch_id))
             if row is not None:
-                return BatchChange(self._record(connection, row), changed=True, due=fired_by(row, failed=False))
-            unchanged = self._unchanged(connection, batch_id)
+                return BatchChange(self._rows.record(connection, row), changed=True, due=fired_by(row, failed=False))
+            unchanged = self._rows.unchanged(connection, batch_id)
             if unchanged is None:
                 raise BatchNotFoundError(batch_id)
             return unchanged
@@ -97,13 +96,16 @@ class SQLBatchStore:
         return self._database.transaction(work)
 
     def end_member(self, end: MemberEnd) -> BatchChange | None:
+        change = self._settle_in_one(end, None)
+        if change is not None:
+            return change
         return self._database.transaction(lambda connection: self.end_member_within(connection, end))
 
     def end_member_within(self, connection: Connection, end: MemberEnd) -> BatchChange | None:
         """`end_member`, as part of a transaction."""
         member = giving(id=end.batch_id, position=end.index, state=int(end.state))
-        if not self._marking(connection, member):
-            return self._unchanged(connection, end.batch_id)
+        if not self._rows.mark(connection, member):
+            return self._rows.unchanged(connection, end.batch_id)
         skipped = self._skip(connection, end) if end.skips else 0
         counts = giving(
             id=end.batch_id,
@@ -113,23 +115,25 @@ class SQLBatchStore:
         )
         failed = end.state is MemberState.FAILED
         if failed:
-            connection.execute(self._noting, giving(id=end.batch_id, position=end.index, job_id=end.job_id))
-        row = (self._failure if failed else self._ending)(connection, counts)
+            self._rows.note(connection, giving(id=end.batch_id, position=end.index, job_id=end.job_id))
+        row = (self._rows.fail if failed else self._rows.end)(connection, counts)
         assert row is not None, "the row has been locked since the member was marked"
-        return BatchChange(self._record(connection, row), changed=True, due=fired_by(row, failed=failed))
+        if row.failed:
+            self._settle_in_one.avoid(end.batch_id)
+        return BatchChange(self._rows.record(connection, row), changed=True, due=fired_by(row, failed=failed))
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         def work(connection: Connection) -> BatchChange | None:
-            row = self._lock(connection, batch_id)
+            row = self._rows.lock(connection, batch_id)
             if row is None:
                 return None
             failures, members = self._failures.c, self._members.c
             failure = (failures.batch == row.number, failures.position == index, failures.job_id == job_id)
             if not connection.execute(delete(self._failures).where(*failure)).rowcount:
-                return BatchChange(self._record(connection, row), changed=False)
+                return BatchChange(self._rows.record(connection, row), changed=False)
             connection.execute(delete(self._members).where(members.batch == row.number, members.position == index))
             skipped = 0
-            for part in _sliced(skips):
+            for part in sliced(skips):
                 again = (members.position.in_(part), members.state == int(MemberState.SKIPPED))
                 skipped += connection.execute(delete(self._members).where(members.batch == row.number, *again)).rowcount
             batch = self._batches.c
@@ -145,7 +149,7 @@ class SQLBatchStore:
                     }
                 )
             )
-            revived = self._unchanged(connection, batch_id)
+            revived = self._rows.unchanged(connection, batch_id)
             return None if revived is None else replace(revived, changed=True)
 
         return self._database.transaction(work)
@@ -155,19 +159,19 @@ class SQLBatchStore:
             batch = self._batches.c
             cancelling = update(self._batches).where(batch.id == batch_id, batch.cancelled_at.is_(None))
             changed = connection.execute(cancelling.values(cancelled_at=self._database.dialect.now)).rowcount > 0
-            row = self._lock(connection, batch_id)
-            return None if row is None else BatchChange(self._record(connection, row), changed=changed)
+            row = self._rows.lock(connection, batch_id)
+            return None if row is None else BatchChange(self._rows.record(connection, row), changed=changed)
 
         return self._database.transaction(work)
 
     def find(self, batch_id: str) -> BatchRecord | None:
-        row = self._database.single(lambda connection: self._find(connection, batch_id))
+        row = self._database.single(lambda connection: self._rows.find(connection, batch_id))
         if row is None or not row.failed:
             return None if row is None else record_of(row, ())
 
         def work(connection: Connection) -> BatchRecord | None:
-            row = self._find(connection, batch_id)
-            return None if row is None else self._record(connection, row)
+            row = self._rows.find(connection, batch_id)
+            return None if row is None else self._rows.record(connection, row)
 
         return self._database.snapshot(work)
 
@@ -178,15 +182,17 @@ class SQLBatchStore:
             last = self._batches.alias("last")
             found = found.join(last, last.c.id == before)
             found = found.where(tuple_(batch.created_at, batch.id) < tuple_(last.c.created_at, last.c.id))
-        return self._database.snapshot(lambda connection: self._records(connection, connection.execute(found).all()))
+        return self._database.snapshot(
+            lambda connection: self._rows.records(connection, connection.execute(found).all())
+        )
 
     def delete(self, batch_id: str) -> bool:
         return self._database.transaction(lambda connection: self._remove(connection, self._batches.c.id == batch_id))
 
     def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
         def work(connection: Connection) -> None:
-            whole = select(self._batches).where(self._mine).with_for_update()
-            row = connection.execute(whole, giving(id=batch_id)).first()
+            whole = select(self._batches).where(self._batches.c.id == batch_id).with_for_update()
+            row = connection.execute(whole).first()
             if row is not None:
                 changes = _without(row, callbacks)
                 connection.execute(update(self._batches).where(self._batches.c.number == row.number).values(changes))
@@ -197,13 +203,13 @@ class SQLBatchStore:
         batch = self._batches.c
         latest = self._database.dialect.now - lasting(older_than)
         found = select(self._batches, latest.label("latest")).where(batch.due <= latest)
-        found = found.order_by(batch.due, batch.number).limit(_SLICE)
+        found = found.order_by(batch.due, batch.number).limit(SLICE)
 
         def work(connection: Connection) -> list[tuple[BatchRecord, Callback]]:
             rows = connection.execute(found).all()
             waiting = [
                 (since, record, callback)
-                for row, record in zip(rows, self._records(connection, rows), strict=True)
+                for row, record in zip(rows, self._rows.records(connection, rows), strict=True)
                 for since, callback in waiting_in(row, row.latest)
             ]
             waiting.sort(key=lambda found: found[0])
@@ -230,9 +236,10 @@ class SQLBatchStore:
     # -- steps -------------------------------------------------------------------------------------
     def _skip(self, connection: Connection, end: MemberEnd) -> int:
         """Put down those of an end's skips that are members and pending; return how many."""
-        row = connection.execute(self._finding, giving(id=end.batch_id)).one()
+        row = self._rows.find(connection, end.batch_id)
+        assert row is not None, "the row has been locked since the member was marked"
         skipped = 0
-        for part in _sliced({index for index in end.skips if 0 <= index < row.total}):
+        for part in sliced({index for index in end.skips if 0 <= index < row.total}):
             values = [{"batch": row.number, "position": i, "state": int(MemberState.SKIPPED)} for i in part]
             insertion = self._database.dialect.insert_new(self._members).values(values)
             skipped += self._database.dialect.counted(insertion)(connection, {})
@@ -246,90 +253,6 @@ class SQLBatchStore:
         for table in (self._members, self._failures):
             connection.execute(delete(table).where(table.c.batch == number))
         return True
-
-    # -- reading -----------------------------------------------------------------------------------
-    def _find(self, connection: Connection, batch_id: str) -> Row[Any] | None:
-        return connection.execute(self._finding, giving(id=batch_id)).first()
-
-    def _lock(self, connection: Connection, batch_id: str) -> Row[Any] | None:
-        return connection.execute(self._locking, giving(id=batch_id)).first()
-
-    def _unchanged(self, connection: Connection, batch_id: str) -> BatchChange | None:
-        """The batch as it stands, locked, so that its failed ids go with its counts; None when it is not known."""
-        row = self._lock(connection, batch_id)
-        return None if row is None else BatchChange(self._record(connection, row), changed=False)
-
-    def _record(self, connection: Connection, row: Row[Any]) -> BatchRecord:
-        return self._records(connection, [row])[0]
-
-    def _records(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[BatchRecord]:
-        """The records of rows, with the failed ids of now: the transaction holds the rows, or sees one instant."""
-        failed: dict[int, list[str]] = {row.number: [] for row in rows if row.failed}
-        for part in _sliced(failed):
-            for failure in connection.execute(self._failed, giving(numbers=part)):
-                failed[failure.batch].append(failure.job_id)
-        return [record_of(row, failed.get(row.number, ())) for row in rows]
-
-    # -- statements --------------------------------------------------------------------------------
-    @cached_property
-    def _mine(self) -> ColumnElement[bool]:
-        return self._batches.c.id == given("id", Identifier())
-
-    @cached_property
-    def _finding(self) -> Select[Any]:
-        return select(*told(self._batches)).where(self._mine)
-
-    @cached_property
-    def _locking(self) -> Select[Any]:
-        return self._finding.with_for_update()
-
-    @cached_property
-    def _failed(self) -> Select[Any]:
-        failures = self._failures.c
-        mine = failures.batch.in_(given("numbers", expanding=True))
-        return select(failures.batch, failures.job_id).where(mine)
-
-    @cached_property
-    def marked(self) -> Select[Any]:
-        """The row to put down for a member of ``given_position``, if there is such a member; locks the batch."""
-        batch = self._batches.c
-        position = given("position")
-        is_member = and_(self._mine, position >= 0, batch.total > position)
-        return select(batch.number, position, given("state", Integer())).where(is_member).with_for_update()
-
-    @cached_property
-    def _marking(self) -> Count:
-        insertion = self._database.dialect.insert_new(self._members)
-        return self._database.dialect.counted(insertion.from_select(["batch", "position", "state"], self.marked))
-
-    @cached_property
-    def _noting(self) -> Any:
-        row = select(self._batches.c.number, given("position"), given("job_id", Identifier())).where(self._mine)
-        return self._failures.insert().from_select(["batch", "position", "job_id"], row)
-
-    @cached_property
-    def _ending(self) -> Change:
-        return self._change(ending(self._batches, self._database.dialect.now))
-
-    @cached_property
-    def _failure(self) -> Change:
-        return self._change(ending(self._batches, self._database.dialect.now, fails=True))
-
-    @cached_property
-    def _closing(self) -> Change:
-        return self._change(closing(self._batches, self._database.dialect.now), self._batches.c.is_open == true())
-
-    @cached_property
-    def _addition(self) -> Change:
-        batch, more = self._batches.c, given("more")
-        grown = {batch.total: batch.total + more, batch.pending: batch.pending + more}
-        return self._change(grown, batch.finished_at.is_(None), columns=[batch.total])
-
-    def _change(
-        self, changes: Any, *conditions: ColumnElement[bool], columns: Sequence[ColumnElement[Any]] | None = None
-    ) -> Change:
-        statement = update(self._batches).where(self._mine, *conditions).ordered_values(*changes.items())
-        return self._database.dialect.change(statement, columns=columns or told(self._batches), where=self._mine)
 
 
 def _without(row: Row[Any], callbacks: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -351,8 +274,3 @@ def _without(row: Row[Any], callbacks: Sequence[tuple[str, int]]) -> dict[str, A
 
 def _scalars(connection: Connection, statement: Select[Any]) -> Sequence[Any]:
     return connection.scalars(statement).all()
-
-
-def _sliced(items: Iterable[Any]) -> Iterable[list[Any]]:
-    listed = list(items)
-    return (listed[start : start + _SLICE] for start in range(0, len(listed), _SLICE))

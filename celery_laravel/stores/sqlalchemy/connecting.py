@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine import URL
 
-    from celery_laravel.stores.sqlalchemy.dialects import Dialect
+    from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
 
 _DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("MySQLdb", "pymysql")}
 """For a URL that names no driver: the module SQLAlchemy would take, and the one this library's extras install."""

@@ -7,6 +7,7 @@ takes to send four statements after each other.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,16 @@ from sqlalchemy import and_, literal_column, select, update
 from celery_laravel.stores.records import BatchChange, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import ending, fired_by, record_of, told
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving
-from celery_laravel.stores.sqlalchemy.dialects import PostgreSQL
+from celery_laravel.stores.sqlalchemy.dialects.postgresql import PostgreSQL
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
-    from sqlalchemy import CTE, ColumnElement, Select
+    from sqlalchemy import CTE, ColumnElement, Connection, Select
 
     from celery_laravel.stores.records import AttemptEnd, MemberEnd
     from celery_laravel.stores.sqlalchemy.attempts import SQLAttemptStore
     from celery_laravel.stores.sqlalchemy.engine import Database
 
-_MOST_OTHERS = 1000
+_MOST_AVOIDED = 1000
 
 
 class SettlingInOne:
@@ -36,10 +35,17 @@ class SettlingInOne:
         self._database = database
         self._attempts = attempts
         self._statement = lru_cache(self._build)
-        self._others: set[str] = set()
-        """Batches that were not to be settled this way; most have failures, and are not asked again."""
+        self._avoided: set[str] = set()
 
-    def __call__(self, member: MemberEnd, attempt: AttemptEnd | None, *, keep: timedelta) -> BatchChange | None:
+    def avoid(self, batch_id: str) -> None:
+        """Do not try this way for a batch any more: it has failures."""
+        if len(self._avoided) >= _MOST_AVOIDED:
+            self._avoided.clear()
+        self._avoided.add(batch_id)
+
+    def __call__(
+        self, member: MemberEnd, attempt: AttemptEnd | None, *, keep: timedelta = timedelta()
+    ) -> BatchChange | None:
         """The change; None, and nothing changed, where this is not the way to settle it.
 
         It is for successes in batches without failures: the ids of failed
@@ -48,21 +54,25 @@ class SettlingInOne:
         waited for as it is now.
         """
         is_plain = member.state is MemberState.SUCCEEDED and not member.skips
-        if not is_plain or member.batch_id in self._others or not isinstance(self._database.dialect, PostgreSQL):
+        if not is_plain or member.batch_id in self._avoided or not isinstance(self._database.dialect, PostgreSQL):
             return None
+        return self._database.single(lambda connection: self.within(connection, member, attempt, keep=keep))
+
+    def within(
+        self, connection: Connection, member: MemberEnd, attempt: AttemptEnd | None, *, keep: timedelta = timedelta()
+    ) -> BatchChange | None:
+        """The same, as part of a transaction; for PostgreSQL alone."""
         parameters = giving(id=member.batch_id, position=member.index)
         if attempt is not None:
             parameters.update(self._attempts.end_parameters(attempt, keep=keep))
-        statement = self._statement(self._database.dialect, ends_turn=attempt is not None)
-        row = self._database.single(lambda connection: connection.execute(statement, parameters).first())
+        row = connection.execute(self._statement(ends_turn=attempt is not None), parameters).first()
         if row is None:
-            if len(self._others) >= _MOST_OTHERS:
-                self._others.clear()
-            self._others.add(member.batch_id)
             return None
         return BatchChange(record_of(row, ()), changed=True, due=fired_by(row, failed=False))
 
-    def _build(self, dialect: PostgreSQL, *, ends_turn: bool) -> Select[Any]:
+    def _build(self, *, ends_turn: bool) -> Select[Any]:
+        dialect = self._database.dialect
+        assert isinstance(dialect, PostgreSQL)
         counted = self._count(dialect)
         statement = select(counted)
         if not ends_turn:

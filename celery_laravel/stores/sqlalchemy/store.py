@@ -35,9 +35,9 @@ class SQLAlchemyStore:
     def __init__(self, url: str, prefix: str = "laravel") -> None:
         self._database = Database(url, prefix)
         self.attempts = SQLAttemptStore(self._database)
-        self.batches = SQLBatchStore(self._database)
-        self.failed_jobs = SQLFailedJobStore(self._database)
         self._settle_in_one = SettlingInOne(self._database, self.attempts)
+        self.batches = SQLBatchStore(self._database, self._settle_in_one)
+        self.failed_jobs = SQLFailedJobStore(self._database)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,64 @@
+"""What SQLite and PostgreSQL share: ON CONFLICT and RETURNING."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Column, ColumnElement, Insert, Table, Update
+
+    from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count, Upsert, Values
+
+
+class OnConflict(Dialect):
+    """A dialect with ON CONFLICT and RETURNING, whose statements commit by themselves."""
+
+    isolation = "AUTOCOMMIT"
+
+    @abstractmethod
+    def _insert(self, table: Table) -> Any:
+        """An INSERT of the dialect's own, which has ON CONFLICT."""
+
+    def insert_new(self, table: Table) -> Insert:
+        statement: Insert = self._insert(table).inline().on_conflict_do_nothing()
+        return statement
+
+    def counted(self, insertion: Insert) -> Count:
+        returning = insertion.returning(*insertion.table.primary_key)  # drivers do not count rows of every INSERT
+        return lambda connection, parameters: len(connection.execute(returning, parameters).all())
+
+    def upsert(
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        where: ColumnElement[bool],
+        returning: Column[Any],
+        is_mostly_new: bool,
+    ) -> Upsert:
+        statement = self.upsert_from(table, values=values, changes=changes, where=where).returning(returning)
+        return lambda connection, parameters: connection.execute(statement, parameters).scalar()
+
+    def upsert_from(
+        self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
+    ) -> Any:
+        """The statement of `upsert`; with a ``source``, for as many rows as that has."""
+        begun = self._insert(table).inline()
+        if source is None:
+            begun = begun.values({column.name: value for column, value in values.items()})
+        else:
+            begun = begun.from_select(list(values), select(*values.values()).select_from(source))
+        changed = {c.name: begun.excluded[c.name] if value is values.get(c) else value for c, value in changes.items()}
+        return begun.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed, where=where)
+
+    def change(self, statement: Update, *, columns: Sequence[ColumnElement[Any]], where: ColumnElement[bool]) -> Change:
+        returning = statement.returning(*columns)
+        return lambda connection, parameters: connection.execute(returning, parameters).first()
