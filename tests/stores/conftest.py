@@ -55,6 +55,14 @@ def remove_keys(url: str, prefix: str) -> None:
             client.unlink(key)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that cannot be made are given up at the third try."""
+    from celery_laravel.stores.redis import faults
+
+    monkeypatch.setattr(faults, "PAUSES", (0.0, 0.02))
+
+
 BACK_ENDS: dict[str, BackEnd] = {
     "memory": BackEnd(memory, server_clock=False),
     "redis": BackEnd(redis, server_clock=True, marks=(pytest.mark.redis,)),

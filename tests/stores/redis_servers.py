@@ -41,8 +41,8 @@ class OwnServer:
 @contextmanager
 def own_server(folder: Path, *options: str) -> Iterator[OwnServer]:
     server = OwnServer(folder, *options)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from celery_laravel.stores.redis.faults import Patience, is_unavailable
+from celery_laravel.stores.redis.faults import UNAVAILABLE, Patience, is_unavailable
 from celery_laravel.stores.redis.urls import cluster_of, without_passwords
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ClusterConnections:
         while True:
             try:
                 return ask()
-            except (RedisError, OSError) as error:
+            except UNAVAILABLE as error:
                 if not is_unavailable(error):
                     raise
                 patience = patience or Patience(self.url)

@@ -102,6 +102,7 @@ class Connections:
             connection = idle.pop()
         except IndexError:
             connection = self._make()
+            connection.connect()  # sending would connect too, but not by way of sentinels
         try:
             connection.send_packed_command(commands, check_health=False)
             answers = [_answer(connection) for _ in commands]

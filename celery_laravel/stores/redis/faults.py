@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from redis.exceptions import (
     AuthenticationError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -26,11 +27,15 @@ RETRY_FOR = 3.0
 PAUSES = (0.0, 0.1, 0.3, 0.8, 1.5)
 """Seconds before each further try, on average. The first comes at once: the connection may just have been stale."""
 
+UNAVAILABLE: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises; its exception of clusters that cannot be reached is of no family."""
+
 PASSING = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK", "NOREPLICAS", "BUSY"}
 """Codes of a server that cannot serve now and may soon: it starts, has become a replica, or runs a long script."""
 UNFIT = {"NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "MOVED"}
 """Codes of a server that will not serve until somebody sees to it."""
 
+_LOST = (RedisConnectionError, RedisTimeoutError, RedisClusterException, OSError)
 _OF_CLASSES = {
     "ReadOnlyError": "READONLY",
     "BusyLoadingError": "LOADING",
@@ -80,13 +85,13 @@ def is_unavailable(error: Exception) -> bool:
     """Whether an error says that the store cannot serve, rather than that it was asked something wrong."""
     if isinstance(error, ResponseError) and not isinstance(error, AuthenticationError):
         return _code(error) in PASSING | UNFIT
-    return isinstance(error, (RedisError, OSError))
+    return isinstance(error, UNAVAILABLE)
 
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, AuthenticationError):
         return False
-    return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)) or _code(error) in PASSING
+    return isinstance(error, _LOST) or _code(error) in PASSING
 
 
 def _code(error: Exception) -> str:

@@ -65,6 +65,7 @@ def cluster_of(url: str) -> RedisCluster:
     try:
         options = _options(f"redis://{nodes[0]}/0{query}")
         hosts = [urlsplit(f"redis://{node}") for node in nodes]
+        ConnectionPool(**options).make_connection()  # unconnected: a cluster's client drops what it does not know
         options = {key: value for key, value in options.items() if key not in {"host", "port", "db"}}
         startup = [ClusterNode(host.hostname or "localhost", host.port or 6379) for host in hosts]  # type: ignore[no-untyped-call]
         options["retry"] = Retry(NoBackoff(), 1)  # once more after a MOVED or a lost node; the rest is ours
@@ -103,7 +104,7 @@ def _sentinel_pool(url: str) -> Any:
     for option in ("host", "port"):
         options.pop(option, None)
     hosts = [urlsplit(f"redis://{node}") for node in nodes]
-    shared = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "socket_keepalive")}
+    shared = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "socket_keepalive", "retry")}
     own = {key.removeprefix("sentinel_"): value for key, value in wanted.items() if key.startswith("sentinel_")}
     if wanted.get("ssl", "").lower() in {"1", "true", "yes"}:
         options["ssl"] = shared["ssl"] = True
