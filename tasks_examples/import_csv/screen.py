@@ -112,7 +112,7 @@ class Screen:
         if not batch.has_failures:
             return
         self._heading("Failed for good", "red")
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 2), show_header=False)
+        table = Table(box=None, padding=(0, 2), show_header=False)
         table.add_column(style="red")
         table.add_column(style="dim", no_wrap=True)
         for job in sorted(Bus(app).failed.all(), key=lambda job: _first_line(job.exception)):

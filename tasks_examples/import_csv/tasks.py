@@ -76,7 +76,7 @@ def import_lines(self: Any, first: int, last: int) -> int:
 def alert(batch: Batch, exc: Exception) -> None:
     """``catch``: runs once, at the first failure, while the other jobs go on."""
     with database.connect(FOLDER) as db:
-        database.save_report(db, "catch", f"the first failure: {exc}")
+        database.save_report(db, "catch", f"{batch.name}: the first failure is {exc}")
 
 
 @app.task(tries=5, backoff=1)
