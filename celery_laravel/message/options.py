@@ -215,7 +215,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
     "middleware": (
         _is_middleware,
-        "a sequence of callables (job, next), instances and not classes, or a function (task, *args, **kwargs) that returns one",
+        "a sequence of callables (job, next), instances and not classes, or a function (task, *args, **kwargs)",
     ),
     "failed": (callable, "a function (task, exc, *args, **kwargs)"),
     "tags": (
