@@ -42,7 +42,10 @@ def exception_from_data(data: Any) -> BaseException:
             error = None
         if error is not None and _message(error) == message:
             return error
-    stand_in = type(name.rpartition(".")[2], (CeleryLaravelError,), {"__module__": "celery_laravel.errors"})
+    short = name.rpartition(".")[2]
+    stand_in = type(
+        short if short.isidentifier() else "Exception", (CeleryLaravelError,), {"__module__": "celery_laravel.errors"}
+    )
     error = stand_in(message)
     assert isinstance(error, BaseException)
     return error

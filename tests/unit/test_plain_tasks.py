@@ -60,7 +60,7 @@ def test_its_messages_are_byte_for_byte_those_of_plain_celery(
     for prepare in (lambda app: app, install):
         app = prepare(make_app())
         app.conf.task_default_queue = "queue"
-        monkeypatch.setattr(type(app), "now", lambda app: __import__("datetime").datetime(2030, 1, 1))  # noqa: DTZ001
+        monkeypatch.setattr(type(app), "now", lambda app: __import__("datetime").datetime(2030, 1, 1))
         recorder = Recorder()
         before_task_publish.connect(recorder)
         try:

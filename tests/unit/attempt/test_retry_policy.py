@@ -100,7 +100,12 @@ def test_an_exception_after_a_release_counts_and_borrows_its_delay(
 @given(limits, counts, errors)
 def test_backoff_is_asked_only_when_the_job_goes_on(limits: Limits, counts: Counts, error: Any) -> None:
     asked: list[int] = []
-    outcome = decided(limits, counts, Verdict(), error, backoff=lambda attempt, error: asked.append(attempt) or 3.0)
+
+    def backoff(attempt: int, error: BaseException) -> float:
+        asked.append(attempt)
+        return 3.0
+
+    outcome = decided(limits, counts, Verdict(), error, backoff=backoff)
     assert asked == ([counts.attempt] if isinstance(outcome, Released) else [])
 
 
