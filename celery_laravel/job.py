@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Task
-from celery._state import get_current_task
+from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
 from celery.signals import task_postrun
 from celery.states import FAILURE
@@ -18,7 +18,12 @@ from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
 from celery_laravel.attempt.running_job import RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
 from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher
-from celery_laravel.errors import JobReleasedError, ManuallyFailedError, StoreUnavailableError
+from celery_laravel.errors import (
+    JobReleasedError,
+    ManuallyFailedError,
+    MaxAttemptsExceededError,
+    StoreUnavailableError,
+)
 from celery_laravel.message.arguments import register_exceptions
 from celery_laravel.message.header import has_header, read_header, with_header
 from celery_laravel.message.options import JobOptions, is_seconds, read_options
@@ -130,14 +135,16 @@ class Job(Task):
     def dispatch_sync(self, *args: Any, **kwargs: Any) -> Any:
         """Run the job here and now through every middleware, and return what its code returns.
 
-        There is one attempt, whatever ``tries`` says; no message is sent, no
-        result stored, and a failure leaves no record, because the caller sees
-        it. A job that calls ``fail()`` runs its hooks and returns normally.
+        There is one attempt, whatever ``tries`` says; no message is sent and no
+        result stored. A failure leaves a record only inside a job that a worker
+        runs; elsewhere the caller sees it. A job that calls ``fail()`` runs its
+        hooks and returns normally.
 
         Raises:
             JobReleasedError: The job, or a middleware, released it.
             Exception: Whatever the job's code raises, after its ``failed()`` hook.
         """
+        keeps_record = _is_in_worker()
         request = Context(
             id=uuid(),
             task=self.name,
@@ -148,11 +155,13 @@ class Job(Task):
             headers={},
             delivery_info={"is_eager": True},
         )
+        _task_stack.push(self)
         self.push_request(**vars(request))
         try:
-            return self._run_sync(self.request_stack.top, args, kwargs)
+            return self._run_sync(self.request_stack.top, args, kwargs, keeps_record=keeps_record)
         finally:
             self.pop_request()
+            _task_stack.pop()
 
     # -- what a running job may ask and say
 
@@ -276,6 +285,9 @@ class Job(Task):
                 break
             outcome = self._run_again_eagerly(request, running, outcome, args, kwargs)
             running = request.__dict__[_RUNNING]
+        if request.is_eager and isinstance(outcome, Released):
+            endless = f"{self.name} has put itself back {_EAGER_TURNS} times in eager mode, where no time passes."
+            running.outcome = outcome = Failed(MaxAttemptsExceededError(endless))
         return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
 
     def _run_plainly(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -317,10 +329,11 @@ class Job(Task):
         request.__dict__[_RUNNING] = following
         return self._runtime.executor.run(self, following, args, kwargs)
 
-    def _run_sync(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_sync(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeps_record: bool) -> Any:
         executor, settlement = self._runtime.executor, self._runtime.settlement
         running = executor.begin(self, request, is_sync=True)
         assert isinstance(running, RunningJob), "a job that runs in its caller has no copies"
+        running.is_managed = keeps_record
         request.__dict__[_RUNNING] = running
         outcome = executor.run(self, running, args, kwargs)
         if isinstance(outcome, PassedOn):
@@ -376,6 +389,12 @@ def current_job() -> Job | None:
         return None
     request = task.request_stack.top
     return task if request is not None and _RUNNING in request.__dict__ else None
+
+
+def _is_in_worker() -> bool:
+    """Whether this thread or greenlet runs a task for a worker, and not for a caller of its own."""
+    requests = (request for task in _task_stack.stack for request in task.request_stack.stack)
+    return any(not request.called_directly and not request.is_eager for request in requests)
 
 
 def _enter(self: Job, *args: Any, **kwargs: Any) -> Any:

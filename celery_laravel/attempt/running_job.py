@@ -24,7 +24,8 @@ class RunningJob:
     ``is_durable``: the store knows of this attempt, so that a crash of the
     worker counts. ``is_sync``: it runs in the caller, by ``dispatch_sync``.
     ``code_ran``: every middleware let it pass and the job's own code began.
-    ``is_managed``: something asks for this library, so that a failure is kept.
+    ``is_managed``: something asks for this library, so that a failure is kept;
+    one that runs in its caller is when that caller is a job of a worker's.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """

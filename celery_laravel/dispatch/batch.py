@@ -193,11 +193,12 @@ class Batch:
     def retry(self) -> Batch:
         """Try the failed jobs again, and return the batch as it is then.
 
-        Each starts at attempt 1, the newest failure first, with the rest of its
-        chain behind it. A failed job whose record has been forgotten cannot be retried and stays failed.
+        Each starts at attempt 1, the oldest failure first as in Laravel, with the
+        rest of its chain behind it. A failed job whose record has been forgotten
+        cannot be retried and stays failed.
         """
         records = [failed_jobs_of(self._celery).find(job_id) for job_id in self._look().failed_job_ids]
-        for record in sorted(filter(None, records), key=lambda job: job.failed_at, reverse=True):
+        for record in sorted(filter(None, records), key=lambda job: job.failed_at):
             retry_failed_job(self._celery, record)
         return self._look()
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from celery_laravel.stores.records import FailedJob
 
-_OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered")
-"""Options of the message that failed which would revoke, delay or exhaust the new one."""
+_OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered", "is_eager")
+"""Options of the message that failed which would revoke, delay, exhaust or belie the new one."""
 
 
 def retry_failed_job(app: Celery, job: FailedJob) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
+from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.message.header import with_header
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which 
 
     Celery keeps the id, the routing, the priority, the expiry and what follows
     the job. Kept beside that are the serializer and the compression that the
-    dispatch asked for; headers that brokers write on a delivery are dropped.
+    dispatch asked for; headers that brokers write on a delivery are dropped. The
+    exception among a callback's arguments leaves as data again.
     """
+    if header.callback is not None:
+        args = [_as_sent(value) for value in (request.args or () if args is None else args)]
     signature = Task.signature_from_request(task, request, args, kwargs, queue, **options)
     signature.options["headers"] = with_header(signature.options.get("headers"), header)
     compression = request.get("compression")
@@ -36,3 +41,7 @@ def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which 
         if value is not None:
             signature.options.setdefault(name, value)
     return signature
+
+
+def _as_sent(value: Any) -> Any:
+    return ExceptionArgument(exception_to_data(value)) if isinstance(value, BaseException) else value

@@ -72,7 +72,7 @@ class Settlement:
         if hook is not None:
             with _isolated(running, "its failed() hook"):
                 hook(task, error, *args, **kwargs)
-        if running.is_managed and not (running.is_sync or request.is_eager):
+        if running.is_managed and (running.is_sync or not request.is_eager):
             with _isolated(running, "keeping its record"):
                 self._failed_jobs().record(failed_jobs.capture(task, request, running, error))
         events.send(events.job_failed, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
