@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEAD = "0001"
 """The newest version, known without loading Alembic: an up-to-date database needs none of it."""
 BEFORE: tuple[str | None, ...] = (None,)
-"""The versions from which a database is brought to `HEAD`. Any other is of a newer library, and is left alone."""
+"""The versions before it, oldest first. A database of any other is of a newer library, and is left alone."""
 
 _one_at_a_time = threading.Lock()
 """Alembic keeps the migration that runs in a global."""
@@ -32,9 +32,15 @@ def current(connection: Connection, prefix: str) -> str | None:
 
 
 def upgrade(connection: Connection, prefix: str, revision: str) -> None:
-    """Run the migrations up to a revision, in the transaction that the connection is in."""
+    """Run the migrations up to a revision, in the transaction that the connection is in.
+
+    Raises:
+        ConfigurationError: The database is at a version of which this library
+            does not know.
+    """
     from alembic import command
 
+    _known(connection, prefix)
     config = _config(connection, prefix)
     with _one_at_a_time:
         command.upgrade(config, revision)
@@ -47,22 +53,20 @@ def pending(connection: Connection, prefix: str) -> list[str]:
         ConfigurationError: The database is at a version of which this library
             does not know.
     """
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
+    version = _known(connection, prefix)
+    after = [*BEFORE, HEAD]
+    return [revision for revision in after[after.index(version) + 1 :] if revision is not None]
 
+
+def _known(connection: Connection, prefix: str) -> str | None:
     version = current(connection, prefix)
-    if version == HEAD:
-        return []
-    scripts = ScriptDirectory.from_config(_config(connection, prefix))
-    try:
-        revisions = list(scripts.iterate_revisions("head", version or "base"))
-    except CommandError as error:
-        msg = (
-            f"The tables with the prefix {prefix!r} are at version {version!r}, which this version of celery-laravel "
-            f"does not know: it is newer than {HEAD!r}. Update celery-laravel."
-        )
-        raise ConfigurationError(msg) from error
-    return [script.revision for script in reversed(revisions)]
+    if version == HEAD or version in BEFORE:
+        return version
+    msg = (
+        f"The tables with the prefix {prefix!r} are at version {version!r}, which this version of celery-laravel "
+        f"does not know: it is newer than {HEAD!r}. Update celery-laravel."
+    )
+    raise ConfigurationError(msg)
 
 
 def _config(connection: Connection, prefix: str) -> Any:
