@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def folder_for(example: str) -> Path:
-    """Where an example keeps its queue, results and store: the same folder for its worker and for whoever looks later."""
+    """Where an example keeps its queue, results and store; its worker, and whoever looks later, find them there."""
     return Path(os.environ.get("EXAMPLES_FOLDER") or ROOT / "var" / "examples") / example
 
 

@@ -1,0 +1,113 @@
+"""Every example runs, with a real worker where it has one, and prints what its reader is told to expect."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.worker import ROOT
+
+EXAMPLES = ROOT / "tasks_examples"
+
+EXPECTED = {
+    "attempts": [
+        "fetch_price('tea'): attempt 3",
+        "charge('stolen') failed for good: the bank refuses this card",
+        "=> tea costs 42",
+        "=> report.pdf sent on attempt 3",
+        "=> ManuallyFailedError: the bank refuses this card",
+        "=> OSError: no route to host",
+    ],
+    "batches": [
+        "album 'summer': 10 pictures added",
+        "catch: the first failure of 'Pictures': picture ",
+        "finally: 'Pictures' is complete, 2 failed; report in pictures.txt",
+        "=> 41 jobs, 2 failed, cancelled: False",
+        "then: all 3 jobs of 'Three' succeeded",
+        "finally: 'Party' is cancelled, 1 failed; report in party.txt",
+        "=> cancelled: True, 1 of 8 failed",
+    ],
+    "chains_in_batches": [
+        "birds is out",
+        "stars is out",
+        "finally: 6 succeeded, 1 failed, 2 never ran",
+        "=> 9 of 9 accounted for, 100 %",
+    ],
+    "crashes": [
+        "decode('broken.avi'): attempt 2",
+        "=> fine.avi decoded on attempt 2",
+        "this would be attempt 3 of 2",
+        "=> 1 failed job kept",
+    ],
+    "eager": [
+        "=> tea costs 42, said on attempt 3",
+        "=> None",
+        "then: 100 % of 'Prices'",
+        "=> finished: True",
+        "=> the shop did not answer",
+        "was released for 30 s, and dispatch_sync has no queue",
+    ],
+    "embedded_default": [
+        "=> 5",
+        "=> a countdown waits in the file: yes",
+        "=> the worker answers: {'ok': 'pong'}",
+        "=> revoked: yes",
+        "=> files: broker.db results.db",
+    ],
+    "failed_jobs": [
+        "=> import_prices failed after 2 attempts",
+        "FileNotFoundError, called with prices.txt",
+        "=> 1 sent again, under the same id, from attempt 1",
+        "=> 3 prices imported, 0 failed jobs left",
+    ],
+    "middleware": [
+        "attempt 1: the service is down, again in 0.2 s",
+        "nothing is sent to DE",
+        "SendLetter(3, 'NZ'): fast",
+        "=> order 1 sent to NZ on attempt 2",
+        "=> letter about order 3 sent to NZ",
+    ],
+    "signals": [
+        "job_queued: greet",
+        "job_processing: greet('Ada',), attempt 2",
+        "job_exception_occurred: nobody at the door",
+        "job_released: again in 0.1 s",
+        "job_processed: greet",
+        "batch_finished: Greetings, 1 job",
+        "=> 100 %",
+    ],
+    "timeouts": [
+        "ask_slow_server: attempt 2",
+        "=> the answer to 'why?'",
+        "render ran longer than its timeout of 1 seconds",
+    ],
+}
+
+
+def runnable() -> set[str]:
+    return {path.stem for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+
+
+def test_no_example_is_forgotten() -> None:
+    assert runnable() == set(EXPECTED)
+
+
+@pytest.mark.parametrize("example", sorted(EXPECTED))
+def test_the_example_runs_and_says_what_it_should(example: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tasks_examples.{example}"],
+        cwd=ROOT,
+        env={**os.environ, "EXAMPLES_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    log = tmp_path / example / "worker.log"
+    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-3000:] if log.exists() else "")
+    missing = [line for line in EXPECTED[example] if line not in done.stdout]
+    assert not missing, done.stdout
