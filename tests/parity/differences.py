@@ -7,6 +7,7 @@ What is not written here is as in Laravel (version 13 where that differs from 8)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -140,11 +141,19 @@ class Here(Laravel):
 
     # -- 4 to 8, 19, 20: batches
 
-    def new_batch(self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None) -> MemberBatch:
+    def new_batch(
+        self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None
+    ) -> MemberBatch:
         return MemberBatch(name, callbacks, allow_failures, queue)
 
     def dispatch_batch(
-        self, name: str, jobs: Sequence[Tree], callbacks: Mapping[str, Sequence[Callback]], *, allow_failures: bool, queue: str | None
+        self,
+        name: str,
+        jobs: Sequence[Tree],
+        callbacks: Mapping[str, Sequence[Callback]],
+        *,
+        allow_failures: bool,
+        queue: str | None,
     ) -> None:
         super().dispatch_batch(name, jobs, callbacks, allow_failures=allow_failures, queue=queue)
         self.finish_if_done(self.batches[name])  # 5: an empty one is
@@ -200,7 +209,5 @@ class Here(Laravel):
             self.isolated(self.due.pop(0))
 
     def isolated(self, call: Callable[[], None]) -> None:
-        try:
+        with suppress(Exception):  # logged there, and of no consequence
             call()
-        except Exception:  # noqa: S110  logged there, and of no consequence
-            pass

@@ -18,7 +18,7 @@ from tests.parity.stage import Stage
 
 @dataclass(eq=False)
 class Job:
-    """A queued job. ``batch`` and ``index`` say which member of which batch it is, ``rest`` what follows it in its chain."""
+    """A queued job; ``index`` is its place in its batch, ``rest`` what follows it in its chain."""
 
     label: str
     queue: str = "default"
@@ -151,12 +151,20 @@ class Laravel(Stage):
     # -- batches
 
     def dispatch_batch(
-        self, name: str, jobs: Sequence[Tree], callbacks: Mapping[str, Sequence[Callback]], *, allow_failures: bool, queue: str | None
+        self,
+        name: str,
+        jobs: Sequence[Tree],
+        callbacks: Mapping[str, Sequence[Callback]],
+        *,
+        allow_failures: bool,
+        queue: str | None,
     ) -> None:
         self.batches[name] = self.new_batch(name, callbacks, allow_failures, queue)
         self.enlist(self.batches[name], jobs)
 
-    def new_batch(self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None) -> Any:
+    def new_batch(
+        self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None
+    ) -> Any:
         return Batch(name, callbacks, allow_failures, queue)
 
     def enlist(self, batch: Any, jobs: Sequence[Tree]) -> None:
@@ -217,7 +225,7 @@ class Laravel(Stage):
         for callback in batch.callbacks.get(kind, ()):
             try:
                 self.callback(kind, callback, error, batch.name)
-            except Exception:  # noqa: S112  Laravel reports it and goes on
+            except Exception:  # Laravel reports it and goes on
                 continue
 
     # -- work
@@ -243,14 +251,17 @@ class Laravel(Stage):
 
     def attempt(self, run: Run) -> None:
         try:
-            if self.is_used_up(run.job):
-                error = self.used_up()
-                self.fail(run, error)
-                raise error
+            self.refuse_if_used_up(run)
             self.send_through(run)
             self.after_return(run)
         except Exception as error:
             self.after_exception(run, error)
+
+    def refuse_if_used_up(self, run: Run) -> None:
+        if self.is_used_up(run.job):
+            error = self.used_up()
+            self.fail(run, error)
+            raise error
 
     def used_up(self) -> Exception:
         return error_class("MaxAttemptsExceededException")()
@@ -359,7 +370,7 @@ class Laravel(Stage):
                 self.keep_record(job, kind)
 
     def keeps_records(self, run: Run) -> bool:
-        """A record is kept by the worker that listens: of a job run in its caller's place only where that is a worker."""
+        """It is the worker that keeps them: of a job that runs in its caller only where that is a worker."""
         return not run.is_sync or self.runs_in_worker > 0
 
     def keep_record(self, job: Job, kind: str) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 TRACES = Path(__file__).with_name("traces")
 
-Tree = Union[str, list[str]]
+Tree: TypeAlias = "str | list[str]"
 """A label, or the labels of a chain."""
 
 
@@ -64,7 +64,11 @@ _MIDDLEWARE = {
 }
 _CALLBACK_ACTIONS = {"raise", "dispatch", "batch.add", "batch.cancel"}
 
-_NEEDS_OF_PRIMITIVES = {"pause": "a worker that pauses", "crash": "a worker that crashes", "sleep": "a worker in real time"}
+_NEEDS_OF_PRIMITIVES = {
+    "pause": "a worker that pauses",
+    "crash": "a worker that crashes",
+    "sleep": "a worker in real time",
+}
 _NEEDS_OF_MIDDLEWARE = {
     "rate_limited": "RateLimited",
     "without_overlapping": "WithoutOverlapping",
@@ -161,7 +165,8 @@ class JobDefinition:
 
     @property
     def middleware(self) -> Sequence[Mapping[str, Any]]:
-        return self.given.get("middleware", ())
+        layers: Sequence[Mapping[str, Any]] = self.given.get("middleware", ())
+        return layers
 
     @property
     def queue(self) -> str | None:
@@ -210,11 +215,13 @@ class Scenario:
             if step.get("op") not in _STEPS:
                 raise ScenarioError(f"unknown step {step!r}")
             _refuse_unknown(f"step {step!r}", step, {"op", *_STEPS[step["op"]]})
-        return cls(data.get("name", "unnamed"), jobs, data["steps"], data.get("queues", ["default"]), data.get("limiters", {}))
+        return cls(
+            data.get("name", "unnamed"), jobs, data["steps"], data.get("queues", ["default"]), data.get("limiters", {})
+        )
 
     @cached_property
     def needs(self) -> frozenset[str]:
-        """The capabilities of a queue system, beyond plain jobs, chains and batches, without which it cannot be played."""
+        """What a queue system must be able to do for it, beyond plain jobs, chains and batches."""
         found = {need for job in self.jobs.values() for need in job.needs()}
         found |= {_NEEDS_OF_STEPS[step["op"]] for step in self.steps if step["op"] in _NEEDS_OF_STEPS}
         if self.limiters:

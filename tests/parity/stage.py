@@ -19,7 +19,8 @@ Event = dict[str, Any]
 class Voice(Protocol):
     """What a running job may say, and what it may ask of its batch."""
 
-    attempts: int
+    @property
+    def attempts(self) -> int: ...
 
     def release(self, seconds: float) -> None: ...
     def fail(self, error: Exception | None) -> None: ...
@@ -63,11 +64,19 @@ class Stage(ABC):
     def dispatch_sync(self, label: str) -> None: ...
 
     @abstractmethod
-    def dispatch_chain(self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None) -> None: ...
+    def dispatch_chain(
+        self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None
+    ) -> None: ...
 
     @abstractmethod
     def dispatch_batch(
-        self, name: str, jobs: Sequence[Tree], callbacks: Mapping[str, Sequence[Callback]], *, allow_failures: bool, queue: str | None
+        self,
+        name: str,
+        jobs: Sequence[Tree],
+        callbacks: Mapping[str, Sequence[Callback]],
+        *,
+        allow_failures: bool,
+        queue: str | None,
     ) -> None: ...
 
     @abstractmethod
@@ -128,14 +137,19 @@ class Stage(ABC):
         else:
             self.note("returned_to_caller")
 
-    def _step_chain(self, jobs: Sequence[str], catch: Sequence[Any] = (), delay: float = 0, queue: str | None = None) -> None:
+    def _step_chain(
+        self, jobs: Sequence[str], catch: Sequence[Any] = (), delay: float = 0, queue: str | None = None
+    ) -> None:
         self.dispatch_chain(jobs, [Callback.read(given) for given in catch], delay or 0, queue)
 
-    def _step_batch(self, id: str, jobs: Sequence[Tree], **given: Any) -> None:
+    def _step_batch(self, jobs: Sequence[Tree], **given: Any) -> None:
+        name = given["id"]
         callbacks = {kind: [Callback.read(c) for c in given.get(kind) or ()] for kind in ("then", "catch", "finally")}
-        self.batch_ids.append(id)
-        self.dispatch_batch(id, jobs, callbacks, allow_failures=bool(given.get("allow_failures")), queue=given.get("queue"))
-        self.note("batch_dispatched", batch=self.batch_shape(id))
+        self.batch_ids.append(name)
+        self.dispatch_batch(
+            name, jobs, callbacks, allow_failures=bool(given.get("allow_failures")), queue=given.get("queue")
+        )
+        self.note("batch_dispatched", batch=self.batch_shape(name))
 
     def _step_batch_add(self, batch: str, jobs: Sequence[Tree]) -> None:
         try:
@@ -200,33 +214,26 @@ class Stage(ABC):
             self._perform(primitive, voice)
 
     def _perform(self, primitive: Primitive, voice: Voice) -> None:
-        match primitive.word:
-            case "ok":
-                pass
-            case "raise":
-                raise scripted(primitive.name)
-            case "release":
-                voice.release(primitive.seconds)
-            case "fail":
-                voice.fail(None if primitive.argument is None else scripted(primitive.argument))
-            case "delete":
-                voice.delete()
-            case "dispatch":
-                self.dispatch(primitive.name)
-            case "dispatch_sync":
-                self.dispatch_sync(primitive.name)
-            case "batch.cancel":
-                voice.cancel_batch()
-            case "batch.add":
-                voice.add_to_batch(primitive.labels)
-            case "batch.log":
-                self.note("batch_state", batch=voice.batch_shape())
-            case "set_note":
-                voice.set_note(primitive.name)
-            case "advance":
-                self.now += primitive.seconds
-            case _:
-                raise ScenarioError(f"nobody here can play {primitive!r}")
+        actions: dict[str, Callable[[], None]] = {
+            "ok": lambda: None,
+            "raise": lambda: self._raise(primitive.name),
+            "release": lambda: voice.release(primitive.seconds),
+            "fail": lambda: voice.fail(None if primitive.argument is None else scripted(primitive.argument)),
+            "delete": voice.delete,
+            "dispatch": lambda: self.dispatch(primitive.name),
+            "dispatch_sync": lambda: self.dispatch_sync(primitive.name),
+            "batch.cancel": voice.cancel_batch,
+            "batch.add": lambda: voice.add_to_batch(primitive.labels),
+            "batch.log": lambda: self.note("batch_state", batch=voice.batch_shape()),
+            "set_note": lambda: voice.set_note(primitive.name),
+            "advance": lambda: self._step_advance(primitive.seconds),
+        }
+        if primitive.word not in actions:
+            raise ScenarioError(f"nobody here can play {primitive!r}")
+        actions[primitive.word]()
+
+    def _raise(self, name: str) -> None:
+        raise scripted(name)
 
     def pass_layer(self, layer: Mapping[str, Any], label: str, voice: Voice, go_on: Callable[[], Any]) -> None:
         """One middleware around what ``go_on`` runs."""
@@ -281,7 +288,7 @@ class Stage(ABC):
 
     def _act(self, action: Primitive) -> None:
         if action.word == "raise":
-            raise scripted(action.name)
+            self._raise(action.name)
         if action.word != "dispatch":
             raise ScenarioError(f"{action!r} needs a batch")
         self.dispatch(action.name)

@@ -36,7 +36,9 @@ _OPTIONS = ("tries", "max_exceptions", "timeout", "fail_on_timeout", "backoff")
 class World(Stage):
     """Plays a scenario with this library. Virtual time starts at the present and moves only as the scenario says."""
 
-    def __init__(self, scenario: Scenario, monkeypatch: pytest.MonkeyPatch, *, store: str, prefix: str = "laravel") -> None:
+    def __init__(
+        self, scenario: Scenario, monkeypatch: pytest.MonkeyPatch, *, store: str, prefix: str = "laravel"
+    ) -> None:
         super().__init__(scenario)
         self._start = float(int(clock.now()))
         monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: self._start + self.now))
@@ -119,7 +121,13 @@ class World(Stage):
         chain(*signatures, app=self.app).apply_async()
 
     def dispatch_batch(
-        self, name: str, jobs: Sequence[Tree], callbacks: Mapping[str, Sequence[Callback]], *, allow_failures: bool, queue: str | None
+        self,
+        name: str,
+        jobs: Sequence[Tree],
+        callbacks: Mapping[str, Sequence[Callback]],
+        *,
+        allow_failures: bool,
+        queue: str | None,
     ) -> None:
         pending = self.bus.batch(self._members(jobs)).allow_failures(allow_failures)
         if queue is not None:
@@ -131,7 +139,9 @@ class World(Stage):
         self._batches[name] = pending.dispatch().id
 
     def _members(self, jobs: Sequence[Tree]) -> list[Any]:
-        return [self._member(tree) if isinstance(tree, str) else [self._member(label) for label in tree] for tree in jobs]
+        return [
+            self._member(tree) if isinstance(tree, str) else [self._member(label) for label in tree] for tree in jobs
+        ]
 
     def _member(self, label: str) -> Any:
         return self._signature(label, queue=self.job(label).queue or ())
