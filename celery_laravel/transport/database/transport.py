@@ -206,8 +206,10 @@ class Transport(virtual.Transport):
         elif not any(channel.has_more for channel in self.channels):
             return
         version = self.database.version()
-        for channel in list(self.channels):
-            channel.deliver(self._deliver, DELIVERIES_PER_TICK, version)
+        delivered = [channel.deliver(self._deliver, DELIVERIES_PER_TICK, version) for channel in list(self.channels)]
+        if any(delivered) and self._waker is not None:
+            # The pool may have had its part of this turn already, and sends jobs to its children in the next.
+            self._waker.turn_again()
 
 
 def _wake() -> None:

@@ -28,9 +28,12 @@ class Waker:
         loop.add_reader(self._reader, self._drain)
 
     def wake(self) -> None:
-        """Have the loop take another turn; does nothing in the loop's own thread, which is awake."""
-        if threading.get_ident() == self._loop_thread:
-            return
+        """End the loop's sleep; does nothing in the loop's own thread, which is awake."""
+        if threading.get_ident() != self._loop_thread:
+            self.turn_again()
+
+    def turn_again(self) -> None:
+        """Have the loop take another turn without sleeping before it."""
         with self._lock:
             if self._is_open and os.getpid() == self._pid:
                 with suppress(BlockingIOError):  # full of wake-ups already

@@ -150,7 +150,7 @@ class SQLiteDialect:
             is_folder, is_other = folder.is_dir(), self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode)
         except OSError as error:
             raise BrokerUnusableError(
-                f"The broker's database {self.path} may not be read by this user: {error}. Correct the rights of {folder}"
+                f"The broker's database {self.path} may not be read by this user: {error}. Mend the rights of {folder}"
             ) from error
         if not is_folder:
             raise BrokerUnusableError(
