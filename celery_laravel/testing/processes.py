@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -72,7 +73,7 @@ def find_program(*names: str, folders: Sequence[str] = ()) -> str:
         FileNotFoundError: None of them is.
     """
     for folder in folders:
-        for found in sorted(Path("/").glob(folder.lstrip("/")), reverse=True):
+        for found in sorted(Path("/").glob(folder.lstrip("/")), key=_numbers, reverse=True):
             for name in names:
                 if (found / name).is_file():
                     return str(found / name)
@@ -235,6 +236,11 @@ class ManagedProcess:
         if self.process is None:
             raise self.failure("has not been started")
         return self.process
+
+
+def _numbers(path: Path) -> list[int]:
+    """What versions are sorted by: 14 comes after 9."""
+    return [int(number) for number in re.findall(r"\d+", str(path))]
 
 
 def _living_members(session: int) -> Iterator[int]:
