@@ -142,7 +142,7 @@ def _facts(batch: Batch) -> list[tuple[str, str]]:
         ("Name", batch.name),
         ("State", state_of(batch)),
         ("Progress", f"{batch.progress} %"),
-        ("Jobs", f"{batch.total_jobs:,}: {shares}"),
+        ("Jobs", f"{batch.total_jobs:,} ({shares})" if shares else "0"),
         ("Failures", "allowed" if batch.allows_failures else "the first cancels the batch"),
         ("Created at", instant(batch.created_at)),
         ("Cancelled at", instant(batch.cancelled_at)),
@@ -152,7 +152,7 @@ def _facts(batch: Batch) -> list[tuple[str, str]]:
     if ids := sorted(batch.failed_job_ids):
         more = [f"… and {len(ids) - _NAMED:,} more"] if len(ids) > _NAMED else []
         facts.append(("Failed jobs", "\n".join([*ids[:_NAMED], *more]) + ("\n" if len(ids) > 1 else "")))
-    return [(name, value.removesuffix(": ")) for name, value in facts if value]
+    return [(name, value) for name, value in facts if value]
 
 
 def _find(session: Session, batch_id: str) -> Batch:

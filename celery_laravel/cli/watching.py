@@ -44,10 +44,10 @@ def watch_batch(batch: Batch, output: Output, *, as_json: bool) -> Exit:
 
 def _lines(batch: Batch) -> Batch:
     """A line for every per cent: enough to follow in a log, however many jobs there are."""
-    last, shown = batch, -1
+    last, shown = batch, (-1, False)
     for last in batch.watch():
-        if last.progress != shown:
-            shown = last.progress
+        if (last.progress, last.finished) != shown:  # a hundred per cent may be a rounded ninety-nine
+            shown = last.progress, last.finished
             failures = f", {last.failed_jobs:,} failed" if last.has_failures else ""
             click.echo(f"{last.progress:3d} %  {last.processed_jobs:,} of {count(last.total_jobs, 'job')}{failures}")
     return last

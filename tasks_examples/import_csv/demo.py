@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tasks_examples.import_csv import database, tasks
 from tasks_examples.import_csv.app import FOLDER
 from tasks_examples.import_csv.backup import Backup
-from tasks_examples.import_csv.interrupts import Interrupts
+from tasks_examples.import_csv.interrupts import Interrupts, StoppedError
 from tasks_examples.import_csv.screen import Screen
 from tasks_examples.import_csv.worker import Worker, WorkerDiedError
 
@@ -33,10 +33,6 @@ ORIGINAL = Path(__file__).with_name("airports.csv")
 
 _OURS = ("*.db", "*.db-*", "airports.csv", "interruptions.jsonl", "worker.log")
 _LONGEST = 120  # seconds for everything
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
 
 
 def run() -> int:
@@ -57,7 +53,7 @@ def run() -> int:
         screen.show_log(worker.log_end())
         screen.complain(str(error))
         return 1
-    except DemoError as error:
+    except StoppedError as error:
         screen.complain(str(error))
         return 1
     finally:
@@ -108,7 +104,7 @@ def _folder_of_our_own() -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DemoError(f"Another demo is running in {FOLDER}. Wait for it, or stop it.") from error
+            raise StoppedError(f"Another demo is running in {FOLDER}. Wait for it, or stop it.") from error
         yield
     finally:
         os.close(handle)
@@ -119,7 +115,7 @@ def _time_limit() -> Iterator[None]:
     """Give up when everything takes far too long."""
 
     def expire(*_: Any) -> None:
-        raise DemoError(f"The import has not finished within {_LONGEST} s.")
+        raise StoppedError(f"The import has not finished within {_LONGEST} s.")
 
     signal.signal(signal.SIGALRM, expire)
     signal.alarm(_LONGEST)

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class StoppedError(BaseException):
+    """Ends the demo, and says why.
+
+    Signal handlers raise it in the middle of anything, so it is, like
+    KeyboardInterrupt, no Exception: nobody on the way takes it for a failure of
+    their own.
+    """
+
+
 class Interrupts:
     """Turns Ctrl-C, SIGTERM and a closed terminal into one KeyboardInterrupt, at a moment that can bear it.
 

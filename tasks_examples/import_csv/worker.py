@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tasks_examples.import_csv.app import FOLDER, ROOT
+from tasks_examples.import_csv.interrupts import StoppedError
 
 if TYPE_CHECKING:
     from tasks_examples.import_csv.interrupts import Interrupts
@@ -31,7 +32,7 @@ ARGUMENTS = (
 _PATIENCE = 10  # seconds for a warm shutdown
 
 
-class WorkerDiedError(Exception):
+class WorkerDiedError(StoppedError):
     """The worker ended by itself."""
 
 

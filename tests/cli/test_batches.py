@@ -56,7 +56,7 @@ def test_a_batch_is_shown_with_its_counts_and_its_failed_jobs(run: Run, make_bat
     result = run("batch", "01")
     assert result.exit_code == 0
     assert "Name:         Nightly\n" in result.stdout
-    assert "Jobs:         4: 1 succeeded, 2 failed, 1 outstanding\n" in result.stdout
+    assert "Jobs:         4 (1 succeeded, 2 failed, 1 outstanding)\n" in result.stdout
     assert "Failed jobs:\n  01-job-1\n  01-job-2\n" in result.stdout
 
 
