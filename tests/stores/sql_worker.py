@@ -1,4 +1,4 @@
-"""A process of its own that works in a store, for tests: ``sql_worker.py end|use|fork|migrate URL PREFIX …``; answers in JSON."""
+"""A process that works in a store, for tests: ``sql_worker.py end|use|fork|migrate URL PREFIX …`` answers in JSON."""
 
 from __future__ import annotations
 
@@ -60,11 +60,15 @@ def session(store: SQLAlchemyStore) -> int:
     query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
     with store._database._engine().connect() as connection:
         asked = query.get(store._database.dialect.name)
-        return id(connection.connection.dbapi_connection) if asked is None else connection.execute(text(asked)).scalar_one()
+        return (
+            id(connection.connection.dbapi_connection)
+            if asked is None
+            else connection.execute(text(asked)).scalar_one()
+        )
 
 
 if __name__ == "__main__":
     command, url, prefix, *arguments = sys.argv[1:]
     opened = SQLAlchemyStore(url, prefix)
-    print(json.dumps(globals()[command](opened, *arguments)))
+    json.dump(globals()[command](opened, *arguments), sys.stdout)
     opened.close()

@@ -183,7 +183,7 @@ def test_the_head_that_is_known_without_alembic_is_alembics():
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     scripts = ScriptDirectory.from_config(config)
     assert scripts.get_heads() == [migrations.HEAD]
-    assert migrations.BEFORE == (None, *reversed([s.revision for s in scripts.walk_revisions() if not s.is_head]))
+    assert (None, *reversed([s.revision for s in scripts.walk_revisions() if not s.is_head])) == migrations.BEFORE
 
 
 def test_an_up_to_date_store_does_not_load_alembic(tmp_path: Path):

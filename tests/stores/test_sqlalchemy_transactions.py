@@ -36,7 +36,9 @@ def in_one(store: SQLAlchemyStore, connection: Connection, end: MemberEnd) -> Ba
 
 
 WAITING = {
-    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    "postgresql": (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ),
     "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
 }
 
@@ -113,7 +115,7 @@ def both_held_open(store: SQLAlchemyStore, first: Way, second: Way, ends: list[M
 def is_waiting(store: SQLAlchemyStore) -> bool:
     query = text(WAITING[store._database.dialect.name])
     with store._database._engine().connect() as connection:
-        return connection.execute(query).scalar_one() > 0
+        return bool(connection.execute(query).scalar_one())
 
 
 def assert_one_finished(store: SQLAlchemyStore, batch_id: str, changes: list[BatchChange | None]) -> None:

@@ -124,9 +124,7 @@ class Database:
         """Make SQLite's tables, once a process; whoever comes first makes them for all."""
         if self.dialect.makes_its_schema:
             with engine.connect() as connection:
-                self.dialect.prepare_database(connection)
                 if migrations.current(connection, self.prefix) in migrations.BEFORE:
-                    connection.commit()
                     self._upgrade(connection, "head")
         self._ready.add(os.getpid())
 
@@ -146,6 +144,8 @@ class Database:
         return self._run(lambda connection: work(connection, self.prefix), (), repeatable=True, needs_tables=False)
 
     def _upgrade(self, connection: Connection, revision: str) -> None:
+        self.dialect.prepare_database(connection)
+        connection.commit()
         with self.dialect.migrating(connection, self.prefix):
             migrations.upgrade(connection, self.prefix, revision)
 

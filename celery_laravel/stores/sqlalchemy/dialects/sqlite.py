@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import ColumnElement, Connection, Table
+    from sqlalchemy.engine import URL
 
 
 class SQLite(OnConflict):
@@ -47,6 +48,9 @@ class SQLite(OnConflict):
     def _insert(self, table: Table) -> Any:
         return sqlite.insert(table)
 
+    def arguments(self, url: URL) -> dict[str, Any]:
+        return {"check_same_thread": False}  # the pool, or the turn of a database in memory, keeps threads apart
+
     def prepare(self, connection: Any) -> None:
         """With a write-ahead log, NORMAL loses no commit when a process dies; a power cut may undo the last ones."""
         connection.execute("PRAGMA synchronous=NORMAL").close()
@@ -55,8 +59,8 @@ class SQLite(OnConflict):
         """Have a write-ahead log, with which readers and the writer do not wait for each other.
 
         The file remembers it. SQLite does not wait by itself for those who
-        open the file at the same time; a file system that cannot have it, or a
-        file that may not be written, goes without.
+        open the file at the same time. A file system that cannot have such a
+        log goes without.
         """
         give_up = time.monotonic() + 10
         while connection.exec_driver_sql("PRAGMA journal_mode").scalar() not in {"wal", "memory"}:
