@@ -106,7 +106,7 @@ def both_held_open(store: SQLAlchemyStore, first: Way, second: Way, ends: list[M
     with ThreadPoolExecutor(1) as pool, database._engine().connect() as connection:
         change = hold(connection, first, ends[0])
         later: Future[BatchChange | None] = pool.submit(wait_and_commit)
-        wait_until(lambda: is_waiting(store), 10)
+        wait_until(lambda: is_waiting(store), 10, interval=0.2)  # asked more often, MariaDB repeats what it said
         assert not later.done()
         connection.commit()
         return [change, later.result(10)]
