@@ -154,5 +154,14 @@ class BatchCallbackSuite:
         advance(advance.short)
         assert {record.id for record, _ in store.batches.due(older_than=advance.short)} == {"first"}
         assert store.batches.due(older_than=advance.long) == []
-        make(store, batch_id="second")
-        assert [record.id for record, _ in store.batches.due(older_than=NOW)] == ["first"] * 3 + ["second"] * 3
+
+    def test_what_has_been_due_for_longest_comes_first(self, store: Store, advance: Advance) -> None:
+        for batch_id in ("late", "early", "middle"):
+            make(store, 1, batch_id=batch_id)
+        for batch_id in ("early", "middle", "late"):
+            succeed(store, 0, batch_id=batch_id)
+            advance(timedelta(milliseconds=2))
+        waiting = [
+            (record.id, callback.kind, callback.position) for record, callback in store.batches.due(older_than=NOW)
+        ]
+        assert waiting == [(batch, *mark) for batch in ("early", "middle", "late") for mark in THEN + FINALLY]

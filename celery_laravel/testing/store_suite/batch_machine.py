@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import BatchChange, BatchRecord, Callback
 
-INDICES = st.integers(-1, 14)
+INDICES = st.integers(-1, 8)
 SKIPS = st.lists(INDICES, max_size=4).map(tuple)
 KINDS = ("catch", "then", "finally")
 
@@ -133,7 +133,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.store.batches.create(self.new)
         self.add(members)
 
-    @rule(count=st.integers(0, 4))
+    @rule(count=st.integers(0, 2))
     def add(self, count: int) -> None:
         if self.model.has_finished:
             with pytest.raises(BatchFinishedError):
@@ -173,12 +173,20 @@ class BatchMachine(RuleBasedStateMachine):
         change = self.store.batches.revive(self.batch_id, index, job_id=f"{job_id}-{index}", skips=skips)
         self.check(change, [] if changed else None)
 
+    @precondition(lambda self: self.failed())
+    @rule(data=st.data(), skips=SKIPS)
+    def revive_a_failed_member(self, data: st.DataObject, skips: tuple[int, ...]) -> None:
+        index = data.draw(st.sampled_from(self.failed()))
+        assert self.model.revive(index, self.model.job_ids[index], skips)
+        self.check(self.store.batches.revive(self.batch_id, index, job_id=self.model.job_ids[index], skips=skips), [])
+
     @rule()
     def cancel(self) -> None:
         changed = not self.model.is_cancelled
         self.model.is_cancelled = True
         self.check(self.store.batches.cancel(self.batch_id), [] if changed else None)
 
+    @precondition(lambda self: self.model.unsent)
     @rule(data=st.data())
     def mark_sent(self, data: st.DataObject) -> None:
         every = [(kind, position) for kind in KINDS for position in range(len(CALLBACKS[kind]))]
@@ -186,6 +194,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.store.batches.mark_sent(self.batch_id, sent)
         self.model.unsent -= set(sent)
 
+    @precondition(lambda self: self.model.has_finished and not self.model.unsent)
     @rule()
     def delete_and_create_anew(self) -> None:
         assert self.store.batches.delete(self.batch_id)
@@ -209,6 +218,9 @@ class BatchMachine(RuleBasedStateMachine):
 
     def pending(self) -> list[int]:
         return [index for index, state in enumerate(self.model.members) if state == "pending"]
+
+    def failed(self) -> list[int]:
+        return [index for index, state in enumerate(self.model.members) if state == "failed"]
 
     def check(self, change: BatchChange | None, due: list[tuple[str, int]] | None) -> None:
         """Compare a change with what the model made due; None stands for no change."""
