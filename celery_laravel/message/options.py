@@ -41,7 +41,16 @@ NOT_YET = (
 )
 """Options of the documented surface that this version does not have: declaring one is an error, never ignored."""
 
-_NEVER_OPTIONS = {"name", "app", "run", *OPTION_NAMES}
+_CELERYS_RETRYING = (
+    "autoretry_for",
+    "dont_autoretry_for",
+    "max_retries",
+    "retry_backoff",
+    "retry_backoff_max",
+    "retry_jitter",
+    "retry_kwargs",
+)
+_NEVER_OPTIONS = {"name", "app", "run", *OPTION_NAMES, *_CELERYS_RETRYING}
 
 _ALL_OF_CELERYS_RETRYING = ("autoretry_for", "max_retries")
 

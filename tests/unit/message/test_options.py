@@ -129,6 +129,13 @@ def test_a_slip_of_the_pen_is_an_error_that_says_what_was_meant(app: Celery, sli
         app.task(nothing, name="shop.pay", lazy=False, timeout=3, **{slip: 3})
 
 
+def test_celerys_own_retrying_may_stand_beside_middleware(app: Celery) -> None:
+    retrying = {"autoretry_for": (OSError,), "retry_backoff": 2, "retry_backoff_max": 9, "retry_jitter": False}
+    retrying |= {"retry_kwargs": {"countdown": 1}, "dont_autoretry_for": (ValueError,), "max_retries": 4}
+    task = app.task(nothing, name="shop.pay", lazy=False, middleware=[nothing], **retrying)
+    assert task.job_options.retries_by_celery
+
+
 def test_a_slip_is_seen_on_a_task_that_declares_nothing_else(app: Celery) -> None:
     with pytest.raises(ConfigurationError, match="'tries'"):
         app.task(nothing, name="shop.pay", lazy=False, tires=3)
