@@ -151,7 +151,8 @@ def test_an_event_loop_delivers_many_at_a_time_within_the_prefetch_limit(connect
     assert [message.payload for message in held] == [f"a{number}" for number in range(10)]
     connection.close()
     assert not hub.on_tick
-    assert not hub.readers.keys() - {getattr(hub._waker, "fileno", lambda: -1)()}
+    waker = getattr(hub, "_waker", None)  # the hub's own, since kombu 5.7
+    assert set(hub.readers) <= {waker.fileno() if waker else None}
     hub.close()
 
 

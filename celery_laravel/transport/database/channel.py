@@ -46,6 +46,7 @@ class Channel(virtual.Channel):
         super().__init__(connection, **kwargs)
         self._lease_prefix = uuid4().hex
         self._lease_numbers = count(1)
+        self._renewed_at = 0.0
         self._consuming = Consuming(self, connection.database)
 
     # -- publishing
@@ -204,13 +205,16 @@ class Channel(virtual.Channel):
     def renew(self) -> None:
         """Tell the database that this channel's messages and queues are in use.
 
+        It is called more often than leases need: queues may be short-lived.
         A queue that expired meanwhile, while the machine slept for instance,
         is declared and bound again; what was sent to it in between is lost.
         """
         if self._qos is not None:
             self._qos.settle_owed()
-            until = clock.now() + self.messages.visibility_timeout
-            self.messages.renew(self._qos.leases(), until=until)
+            now, timeout = clock.now(), self.messages.visibility_timeout
+            if abs(now - self._renewed_at) >= timeout / 3:
+                self.messages.renew(self._qos.leases(), until=now + timeout)
+                self._renewed_at = now
         mine = {queue: self.expiring[queue] for queue in self.active_queues if queue in self.expiring}
         for queue in self.queues.renew(mine) if mine else ():
             self.queues.declare(queue, expires_after=mine[queue])

@@ -76,6 +76,7 @@ class Transport(virtual.Transport):
         self.options: BrokerOptions = read_options(self.url, client.transport_options)
         dialect_for(self.options)  # refuses what it cannot serve before anything is opened
         self.polling_interval = self.options.polling_interval
+        self._is_open = False
         self._keeper: LeaseKeeper | None = None
         self._loop: Any = None
         self._timer_entry: Any = None
@@ -106,16 +107,14 @@ class Transport(virtual.Transport):
             raise BrokerUnavailableError(str(error)) from error  # the next URL may do
         self.database = database
         self.messages, self.queues = Messages(database), Queues(database)
-        self._is_open = True
         try:
-            swept = self.queues.sweep()
-        except BrokerUnavailableError:
+            self._sweep()
+            super().establish_connection()
+        except BaseException:
             close_database(database)
             raise
-        if swept:
-            logger.debug("Removed queues that nobody uses any more: %s", ", ".join(swept))
+        self._is_open = True
         self._keeper = LeaseKeeper(self._renew)
-        super().establish_connection()
         return self
 
     def close_connection(self, connection: Any) -> None:
@@ -128,8 +127,6 @@ class Transport(virtual.Transport):
         if self._is_open:
             self._is_open = False
             close_database(self.database)
-
-    _is_open = False
 
     def verify_connection(self, connection: Any) -> bool:
         """Whether the connection is established; it holds no socket that could have gone away."""
@@ -161,7 +158,11 @@ class Transport(virtual.Transport):
     def _renew(self) -> None:
         for channel in list(self.channels):
             channel.renew()
-        self.queues.sweep()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if swept := self.queues.sweep():
+            logger.debug("Removed queues that nobody uses any more: %s", ", ".join(swept))
 
     # -- event loop
 
@@ -230,8 +231,8 @@ def _refuse_options_in(urls: Iterable[str]) -> None:
     for url in urls:
         if url.startswith(PREFIX) and "?" in url:
             raise ConfigurationError(
-                f"One of several broker URLs has options: {PREFIX}…?{url.partition('?')[2]}. "
-                "Give them as broker_transport_options instead"
+                "One of several broker URLs has options behind a question mark, which kombu cannot read when it "
+                "fails over. Give them as broker_transport_options instead"
             )
 
 
