@@ -38,7 +38,7 @@ class Walk:
         self._worker: ManagedProcess | None = None
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> Walk:  # noqa: PYI034  typing has no Self before Python 3.11
         return self
 
     def __exit__(self, *exc_info: object) -> None:
