@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -21,5 +22,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except KeyboardInterrupt:  # while the modules are loaded; the demo itself sees to what comes later
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = 130
     sys.exit(code)

@@ -58,6 +58,7 @@ def run() -> int:
         return 1
     finally:
         worker.stop()
+        interrupts.ignore()
     return 0
 
 

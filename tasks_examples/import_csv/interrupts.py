@@ -48,6 +48,11 @@ class Interrupts:
         if self.pending and not self._is_raised:
             self._raise()
 
+    def ignore(self) -> None:
+        """Take no more of them: all is tidied up, and the program is about to end with the code it has chosen."""
+        for signum in _STOPS:
+            signal.signal(signum, signal.SIG_IGN)
+
     def _on_signal(self, *_: Any) -> None:
         if self._is_held or self._is_raised:
             self.pending = True
