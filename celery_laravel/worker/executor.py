@@ -153,10 +153,8 @@ class Executor:
         if is_sync:
             return Limits(tries=1, fail_on_timeout=options.fail_on_timeout)
         tries = options.tries
-        if tries is None and options.max_exceptions is None:
+        if tries is None and not options.retries_by_celery:
             tries = self.defaults.tries
-            if tries is not None and options.retries_by_celery:
-                tries = None
         return Limits(tries, options.max_exceptions, deadline, options.fail_on_timeout)
 
     def _backoff(self, task: Any, options: JobOptions, attempt: int, error: BaseException) -> float:
