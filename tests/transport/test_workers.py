@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,10 +83,12 @@ def rows(app: Celery) -> int:
         return int(messages.count_ready("celery", now=1e12))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_tasks_run_in_every_pool_and_a_warm_shutdown_is_prompt(
     app: Celery, worker: StartWorker, record: Record, pool: str
 ) -> None:
+    if pool == "gevent" and find_spec("gevent") is None:
+        pytest.skip("gevent is not installed")
     with worker(pool=pool) as running:
         for number in range(100):
             send(app, "note", number)
