@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from celery_laravel.stores.contracts import Store
 
-EXAMPLES = 80
+EXAMPLES = 50
 STEPS = 40
 
 
