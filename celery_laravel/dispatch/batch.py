@@ -67,7 +67,7 @@ class Batch:
 
     @property
     def pending_jobs(self) -> int:
-        """How many jobs are outstanding: waiting, running or to be tried again."""
+        """How many jobs are outstanding, that is waiting, running or to be tried again."""
         return self._record.pending_jobs
 
     @property
