@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from celery_laravel.errors import BatchFinishedError, JobReleasedError, ManuallyFailedError, MaxAttemptsExceededError
-from tests.parity.laravel import Job, Laravel, Run
+from tests.parity.laravel import Laravel
+from tests.parity.laravel_records import Job, Run
 from tests.parity.scenario import Callback, Scenario, Tree
 
 
