@@ -63,6 +63,8 @@ def plain_errors(app: Celery) -> Iterator[None]:
         raise CommandError(str(error), Exit.MISCONFIGURED) from error
     except BatchNotFoundError as error:
         raise CommandError(str(error)) from error
+    except KeyboardInterrupt as error:
+        raise CommandError("Interrupted.", Exit.INTERRUPTED) from error
 
 
 def broker_unavailable(app: Celery, error: Exception) -> str:

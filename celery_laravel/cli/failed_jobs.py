@@ -11,6 +11,7 @@ from celery_laravel.cli.exits import CommandError, Exit, broker_unavailable
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, instant
 from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +52,7 @@ def failed(ctx: click.Context, job_id: str | None, queue: str | None, limit: int
     elif jobs:
         session.output.table(("ID", "Task", "Queue", "Attempts", "Failed at", "Exception"), list(map(_row, jobs)))
     else:
-        session.output.say(f"No failed jobs on the queue {queue!r}." if queue else "No failed jobs.")
+        session.output.say(_none(session, queue))
     total = session.failed.count(queue=queue) if limit and len(jobs) == limit else 0
     if total > len(jobs):
         session.output.note(f"{len(jobs):,} of {count(total, 'failed job')} shown; --limit 0 shows all.")
@@ -69,7 +70,7 @@ def retry(ctx: click.Context, job_ids: tuple[str, ...], queue: str | None) -> No
     if job_ids == ("all",):
         ids = [job.id for job in session.failed.all(queue=queue)]
         if not ids:
-            session.output.say(f"No failed jobs on the queue {queue!r}." if queue else "No failed jobs.")
+            session.output.say(_none(session, queue))
             return
         unknown: list[str] = []
     else:
@@ -140,6 +141,10 @@ def send_again(session: Session, job_ids: Iterable[str]) -> int:
             raise CommandError(f"{_so_far(sent)}{error}", Exit.UNAVAILABLE) from error
         except OperationalError as error:
             raise CommandError(f"{_so_far(sent)}{broker_unavailable(session.app, error)}", Exit.UNAVAILABLE) from error
+        except KeyboardInterrupt as error:
+            raise CommandError(
+                f"{_so_far(sent)}Interrupted; the others keep their records.", Exit.INTERRUPTED
+            ) from error
         except Exception as error:  # its payload or its route is at fault: the others may be fine
             session.output.note(f"The failed job {job_id} cannot be sent: {type(error).__name__}: {error}")
     return sent
@@ -160,6 +165,12 @@ def as_data(job: FailedJob) -> dict[str, Any]:
         "attempts": job.attempts,
         "batch_id": job.batch_id,
     }
+
+
+def _none(session: Session, queue: str | None) -> str:
+    if settings_of(session.app).failed_store.startswith("null://"):
+        return "No failed jobs: 'laravel_failed_store' is null://, which keeps none."
+    return f"No failed jobs on the queue {queue!r}." if queue else "No failed jobs."
 
 
 def _row(job: FailedJob) -> tuple[str, ...]:

@@ -104,8 +104,10 @@ class Screen:
         entries = [json.loads(line) for line in tasks.INTERRUPTIONS.read_text().splitlines()]
         for exception in dict.fromkeys(entry["exception"] for entry in entries):
             jobs = sorted({tuple(e["args"]) for e in entries if e["exception"] == exception and _imports(e)})
-            lines = ", ".join(f"{first}–{last}" for first, last in jobs) or "none"
-            self._fact("tried again", f"those of the lines {lines}, after {exception}")
+            lines = ", ".join(f"{first}–{last}" for first, last in jobs)
+            noun = "job" if len(jobs) == 1 else "jobs"
+            which = f"{len(jobs)} {noun} (lines {lines})" if jobs else "a callback"
+            self._fact("tried again", f"{which}, after {exception}")
 
     def _failed(self, batch: Batch) -> None:
         self._console.print()

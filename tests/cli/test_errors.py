@@ -54,6 +54,14 @@ def test_a_single_job_class_is_enough():
     assert run(app, "failed").exit_code == 0
 
 
+def test_a_store_that_keeps_no_failed_jobs_says_so():
+    result = run(install(make_app(laravel_store="memory://", laravel_failed_store="null://")), "failed")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "No failed jobs: 'laravel_failed_store' is null://, which keeps none.\n",
+    )
+
+
 def test_a_store_without_tables_has_nothing_to_migrate():
     result = run(install(make_app(laravel_store="memory://")), "migrate")
     assert (result.exit_code, result.stdout) == (0, "memory://: nothing to do, this kind of store has no tables.\n")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -148,6 +149,28 @@ def test_a_job_that_cannot_be_sent_keeps_its_record_and_the_others_go(
     assert "Traceback" not in result.stderr
     assert waiting("celery") == ["good"]
     assert [job.id for job in Bus(app).failed.all()] == ["bad"]
+
+
+def test_an_interrupted_retry_says_how_far_it_came(
+    run: Run, fail: Fail, app: Celery, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
+):
+    fail("first")
+    fail("second", hours=1)
+    publish = app.send_task
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(app, "send_task", press_ctrl_c)
+        return publish(*args, **kwargs)
+
+    def press_ctrl_c(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "send_task", interrupted)
+    result = run("retry", "all")
+    assert result.exit_code == 130
+    assert result.stderr == "Error: 1 failed job sent again. Interrupted; the others keep their records.\n"
+    assert waiting("celery") == ["first"]
+    assert [job.id for job in Bus(app).failed.all()] == ["second"]
 
 
 def test_tasks_that_cannot_be_imported_are_named_before_anything_is_sent(run: Run, fail: Fail, app: Celery):

@@ -72,7 +72,7 @@ def test_the_demo_imports_what_is_good_and_says_what_is_not(folder: Path, env: d
     assert "3,360 of 3,376, in 55 states and territories" in result.stdout
     assert "325 of 338 succeeded" in result.stdout
     assert re.search(
-        r"tried again those of the lines [\d–, ]+, after OperationalError: database is locked", result.stdout
+        r"tried again +\d+ jobs? \(lines [\d–, ]+\), after OperationalError: database is locked", result.stdout
     )
     assert re.search(r"line 1138, CLD: no city, no state +[0-9a-f-]{36} *\n", result.stdout)
     assert result.stdout.count("\n  line ") == 16
