@@ -264,7 +264,9 @@ def test_sqlite_without_its_folder_says_which(tmp_path: Path):
 
 
 def test_sqlite_that_may_not_be_written_is_unavailable(tmp_path: Path):
-    SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db").migrate()
+    maker = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
+    maker.migrate()
+    maker.close()
     store = SQLAlchemyStore(f"sqlite:///file:{tmp_path}/store.db?mode=ro&uri=true")
     assert store.failed_jobs.count() == 0
     with pytest.raises(StoreUnavailableError, match="readonly"):

@@ -188,7 +188,9 @@ def test_the_head_that_is_known_without_alembic_is_alembics():
 
 def test_an_up_to_date_store_does_not_load_alembic(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/store.db"
-    SQLAlchemyStore(url).migrate()
+    store = SQLAlchemyStore(url)
+    store.migrate()
+    store.close()
     code = (
         "import sys; from celery_laravel.stores.sqlalchemy import SQLAlchemyStore;"
         f"assert SQLAlchemyStore({url!r}).failed_jobs.count() == 0; assert 'alembic' not in sys.modules"
