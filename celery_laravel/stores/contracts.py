@@ -89,7 +89,7 @@ class AttemptStore(Protocol):
         """Drop what is known of a job, so that it starts at attempt 1 again; True when something was known."""
 
     def prune(self) -> int:
-        """Remove entries that are past their keeping time; return how many. Back ends that expire by themselves return 0."""
+        """Remove entries that are past their keeping time; return how many: 0 where they expire by themselves."""
 
 
 class BatchStore(Protocol):
@@ -108,7 +108,7 @@ class BatchStore(Protocol):
     """
 
     def create(self, batch: NewBatch) -> BatchRecord:
-        """Create a batch, open and without members. Creating an id that exists changes nothing and returns what is there."""
+        """Create a batch, open and without members. An id that exists changes nothing: what is there is returned."""
 
     def add(self, batch_id: str, count: int) -> int:
         """Add ``count`` pending members; return the index of the first. Indices run from 0, without gaps.
@@ -119,7 +119,9 @@ class BatchStore(Protocol):
         """
 
     def close(self, batch_id: str) -> BatchChange:
-        """Say that the dispatch is over, so that the batch may finish; an empty one, or one whose members have all ended, does so now.
+        """Say that the dispatch is over, so that the batch may finish.
+
+        An empty one, or one whose members have all ended, does so now.
 
         Raises:
             BatchNotFoundError: No such batch.
@@ -155,7 +157,10 @@ class BatchStore(Protocol):
         """
 
     def delete(self, batch_id: str) -> bool:
-        """Remove a batch and all about its members; True when there was one. Members that still run are no longer counted."""
+        """Remove a batch and all about its members; True when there was one.
+
+        Members that still run are no longer counted.
+        """
 
     def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
         """Clear the due marks of callbacks, given as (kind, position), that have been sent."""
@@ -207,13 +212,16 @@ class Store(Protocol):
         """Where the store is, without its password."""
 
     @property
-    def attempts(self) -> AttemptStore: ...
+    def attempts(self) -> AttemptStore:
+        """The attempts of jobs."""
 
     @property
-    def batches(self) -> BatchStore: ...
+    def batches(self) -> BatchStore:
+        """Batches and their members."""
 
     @property
-    def failed_jobs(self) -> FailedJobStore: ...
+    def failed_jobs(self) -> FailedJobStore:
+        """Jobs that failed for good."""
 
     def settle(self, *, member: MemberEnd | None, attempt: AttemptEnd | None, keep: timedelta) -> BatchChange | None:
         """Count a batch's member and end a turn, in one round trip and in that order.

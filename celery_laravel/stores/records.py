@@ -21,7 +21,7 @@ class StartStatus(str, Enum):
     RUNNING = "running"
     """Another copy of the job runs and its lease is alive."""
     RELEASED = "released"
-    """This turn ended with the job put back, and nobody has seen the next one yet: its message may have to be sent again."""
+    """This turn ended with the job put back, and nobody has seen the next: its message may have to be sent again."""
     OVER = "over"
     """The job has ended for good, or is already at a later turn: the message is a late copy."""
 
