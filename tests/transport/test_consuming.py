@@ -11,6 +11,7 @@ from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
 
 from celery_laravel.testing.processes import wait_until
+from celery_laravel.transport.database.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +134,48 @@ def test_what_was_fetched_behind_a_callback_that_raises_goes_back(connect: Calla
             channel.deliver(connection.transport._deliver, 10, version)
     assert channel.queue_declare("a", passive=True).message_count == 2
     assert collect(connection, [Queue("a")], 2) == ["a1", "a2"]
+
+
+def test_what_is_fetched_behind_a_long_callback_is_held_and_renewed_like_the_first(
+    clock: Clock, connect: Callable[..., Connection]
+) -> None:
+    connection, other = connect(visibility_timeout=30), connect()
+    fill(connection, "a", count=3)
+    channel = connection.default_channel
+    taken_by_others: list[Any] = []
+
+    def work_for_long(message: Any) -> None:
+        for _ in range(3):
+            clock.advance(20)
+            channel.renew()
+        taken_by_others.append(other.default_channel.basic_get("a"))
+        message.ack()
+
+    with Consumer(channel, [Queue("a")], on_message=work_for_long):
+        assert channel.deliver(connection.transport._deliver, 10, connection.transport.database.version()) == 3
+    assert taken_by_others == [None, None, None]
+    assert not channel.qos.leases()
+
+
+def test_what_was_fetched_before_the_database_failed_goes_back(
+    connect: Callable[..., Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connect()
+    fill(connection, "a", "b", count=2)
+    channel = connection.default_channel
+    reserve = channel.messages.reserve
+
+    def fail_on_b(queue: str, *args: Any, **kwargs: Any) -> Any:
+        if queue == "b":
+            raise BrokerUnavailableError("locked")
+        return reserve(queue, *args, **kwargs)
+
+    with Consumer(channel, [Queue("a"), Queue("b")]):
+        monkeypatch.setattr(channel.messages, "reserve", fail_on_b)
+        with pytest.raises(BrokerUnavailableError):
+            channel.deliver(connection.transport._deliver, 10, connection.transport.database.version())
+    assert channel.queue_declare("a", passive=True).message_count == 2
+    assert not channel.qos.leases()
 
 
 def test_an_event_loop_delivers_many_at_a_time_within_the_prefetch_limit(connect: Callable[..., Connection]) -> None:

@@ -232,6 +232,20 @@ def test_a_file_removed_or_replaced_under_way_is_noticed_and_made_anew(
     assert get(connection) is not None
 
 
+def test_one_connection_that_comes_back_is_not_held_back_by_another_of_the_same_process(
+    connect: Callable[..., Connection], path: Path
+) -> None:
+    first, second = connect(), connect()
+    for connection in (first, second):
+        publish(connection)
+    path.unlink()
+    refusal(first, BrokerUnavailableError)
+    first.close()
+    publish(first, "new")
+    publish(second, "newer")
+    assert [get(first).payload, get(second).payload] == ["new", "newer"]
+
+
 def test_tables_of_a_newer_version_are_refused(connect: Callable[..., Connection], path: Path) -> None:
     connection = connect()
     publish(connection)

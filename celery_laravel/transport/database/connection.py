@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
 from celery_laravel.transport.database.dialects import dialect_for
+from celery_laravel.transport.database.errors import BrokerUnavailableError
 from celery_laravel.transport.database.tables import Tables
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Database:
         self.lock = threading.RLock()
         self._connection: Connection | None = None
         self._published = 0
+        with _registry_lock:
+            _all_databases.add(self)
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
@@ -52,11 +56,15 @@ class Database:
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = self.dialect.connect(self.tables)
-            self.dialect.check(connection)
             try:
+                self.dialect.check(connection)
                 yield connection
             except DBAPIError as error:
+                self._drop()
                 raise self.dialect.explain(error) from error
+            except BrokerUnavailableError:
+                self._drop()
+                raise
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -90,8 +98,14 @@ class Database:
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         with self.lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Its change counter ends with it: the next one's may begin at the very same number.
+            self._published += 1
+            with suppress(DBAPIError):  # it is given up anyhow, and the error that led here says more
                 connection.close()
 
     def leave_behind(self) -> None:
@@ -105,16 +119,17 @@ class Database:
             _left_behind.append(self._connection)
             self._connection = None
 
-    @staticmethod
-    def _roll_back(connection: Connection) -> None:
+    def _roll_back(self, connection: Connection) -> None:
         try:
             connection.exec_driver_sql("ROLLBACK")
         except DBAPIError:
             # SQLite has ended the transaction by itself after some errors. If not, only a new connection helps.
-            connection.close()
+            self._drop()
 
 
 _databases: dict[BrokerOptions, Database] = {}
+# Also those that have been given back: a late acknowledgement opens such a one again.
+_all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[Connection] = []
 _registry_lock = threading.RLock()
 _held_for_fork: list[threading.RLock] = []
@@ -150,7 +165,7 @@ def close_database(database: Database) -> None:
 def _before_fork() -> None:
     # SQLite's own mutexes are held inside a statement: a child forked then could never use SQLite.
     _registry_lock.acquire()
-    for database in _databases.values():
+    for database in tuple(_all_databases):
         database.lock.acquire()
         _held_for_fork.append(database.lock)
 
@@ -163,7 +178,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _held_for_fork.clear()
-    for database in _databases.values():
+    for database in tuple(_all_databases):
         database.leave_behind()
     _registry_lock.release()
 

@@ -9,10 +9,11 @@ from kombu.log import get_logger
 from kombu.utils.scheduling import cycle_by_name, priority_cycle
 
 from celery_laravel import clock
+from celery_laravel.transport.database.errors import DatabaseBrokerError
 from celery_laravel.transport.database.payload import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from celery_laravel.transport.database.channel import Channel
     from celery_laravel.transport.database.connection import Database
@@ -59,28 +60,32 @@ class Consuming:
         queues = list(self._order.consume(len(self._channel.active_queues)))
         reserved = self._reserve(queues, room)
         self.has_more = len(reserved) >= room
+        self._hand_over(reserved, callback)
         if not self.has_more:
-            self._empty_at = version
             due = self._messages.next_due(queues, now=clock.now())
             self._next_due = float("inf") if due is None else due
-        self._hand_over(reserved, callback)
+            self._empty_at = version
         return len(reserved)
 
     def _reserve(self, queues: list[str], room: int) -> list[Reserved]:
         takes_turns = not isinstance(self._order, priority_cycle)
         share = -(-room // len(queues)) if takes_turns else room
         found: dict[str, list[Reserved]] = {queue: [] for queue in queues}
-        left = room
-        while left:
-            before = left
-            for queue in queues:
-                fetched = self._fetch(queue, min(share, left)) if left else []
-                found[queue].extend(fetched)
-                left -= len(fetched)
-                if fetched:
-                    self._order.rotate(queue)
-            if left == before:
-                break
+        try:
+            left = room
+            while left:
+                before = left
+                for queue in queues:
+                    fetched = self._fetch(queue, min(share, left)) if left else []
+                    found[queue].extend(fetched)
+                    left -= len(fetched)
+                    if fetched:
+                        self._order.rotate(queue)
+                if left == before:
+                    break
+        except BaseException:
+            self._put_back(row for rows in found.values() for row in rows)
+            raise
         in_turn = zip_longest(*found.values()) if takes_turns else [[row for rows in found.values() for row in rows]]
         return [row for turn in in_turn for row in turn if row is not None]
 
@@ -88,19 +93,32 @@ class Consuming:
         now = clock.now()
         if queue in self._channel.no_ack_queues:
             return self._messages.take(queue, count, now=now)
-        return self._messages.reserve(queue, count, lease=self._channel.new_lease(), now=now)
+        rows = self._messages.reserve(queue, count, lease=self._channel.new_lease(), now=now)
+        self._channel.qos.hold(row.tag for row in rows)
+        return rows
 
     def _hand_over(self, reserved: list[Reserved], callback: Callable[[Any, str], Any]) -> None:
+        qos, consumers = self._channel.qos, self._channel.connection._callbacks  # noqa: SLF001 - kombu has no other way
         waiting = iter(reserved)
         try:
             for row in waiting:
                 raw = self.decode(row)
-                if raw is not None:
+                if raw is None:
+                    qos.forget(row.tag)
+                elif row.queue in consumers:
                     callback(raw, row.queue)
+                elif row.lease:
+                    qos.put_back([row.tag])  # its consumer was cancelled a moment ago
         except BaseException:
             # The one that raised is the consumer's by now; the others never left.
-            self._messages.hand_back([(row.id, row.lease) for row in waiting if row.lease], unused=True)
+            self._put_back(waiting)
             raise
+
+    def _put_back(self, rows: Iterable[Reserved]) -> None:
+        try:
+            self._channel.qos.put_back(row.tag for row in rows if row.lease)
+        except DatabaseBrokerError as error:
+            logger.warning("Could not put back messages; they stay held until the channel closes. %s", error)
 
     def decode(self, row: Reserved) -> dict[str, Any] | None:
         """Make kombu's raw message of a row; one that cannot be read is set aside and reported, and is None."""

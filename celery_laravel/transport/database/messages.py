@@ -46,6 +46,22 @@ class Reserved(NamedTuple):
     returned: int
     payload: str
 
+    @property
+    def tag(self) -> str:
+        """The delivery tag of this one reservation."""
+        return make_tag(self.id, self.lease)
+
+
+def make_tag(message_id: int, lease: str) -> str:
+    """The delivery tag of one reservation of one message."""
+    return f"{message_id}.{lease}"
+
+
+def read_tag(tag: str) -> tuple[int, str]:
+    """The message's row and lease; the reverse of `make_tag`."""
+    message_id, _, lease = tag.partition(".")
+    return int(message_id), lease
+
 
 class Messages:
     """The messages of one broker."""

@@ -9,8 +9,6 @@ from celery.utils.time import maybe_iso8601
 from kombu.log import get_logger
 from kombu.utils.json import dumps, loads
 
-from celery_laravel.transport.database.qos import make_tag
-
 if TYPE_CHECKING:
     from celery_laravel.transport.database.messages import NewMessage, Reserved
 
@@ -48,7 +46,7 @@ def decode(reserved: Reserved) -> dict[str, Any]:
     raw = loads(reserved.payload)
     try:
         properties, headers = raw["properties"], raw["headers"]
-        properties["delivery_tag"] = make_tag(reserved.id, reserved.lease)
+        properties["delivery_tag"] = reserved.tag
         # They describe this delivery; what a message carries of them is from an earlier life.
         headers.pop("redelivered", None)
         headers.pop("x-delivery-count", None)

@@ -10,22 +10,14 @@ from kombu.log import get_logger
 from kombu.transport import virtual
 
 from celery_laravel.transport.database.errors import BrokerUnavailableError, DatabaseBrokerError
+from celery_laravel.transport.database.messages import read_tag
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from celery_laravel.transport.database.messages import Messages
 
 logger = get_logger(__name__)
-
-
-def make_tag(message_id: int, lease: str) -> str:
-    """The delivery tag of one reservation of one message."""
-    return f"{message_id}.{lease}"
-
-
-def read_tag(tag: str) -> tuple[int, str]:
-    """The message's row and lease; the reverse of `make_tag`."""
-    message_id, _, lease = tag.partition(".")
-    return int(message_id), lease
 
 
 class QoS(virtual.QoS):
@@ -53,6 +45,26 @@ class QoS(virtual.QoS):
     def can_consume_max_estimate(self) -> int | None:
         """How many more the prefetch limit leaves room for, or None if there is no limit."""
         return max(self.prefetch_count - len(self._held), 0) if self.prefetch_count else None
+
+    def hold(self, tags: Iterable[str]) -> None:
+        """Count messages as held from their reservation on, before they are delivered.
+
+        With the solo pool the first job may run for long before the next one
+        of the same reservation is delivered; its lease is renewed like the others'.
+        """
+        with self._lock:
+            self._held.update(dict.fromkeys(tags))
+
+    def put_back(self, tags: Iterable[str]) -> None:
+        """Put back messages that were never delivered; their reservation does not count."""
+        tags = list(tags)
+        self._messages.hand_back(map(read_tag, tags), unused=True)
+        for tag in tags:
+            self._drop(tag)
+
+    def forget(self, tag: str) -> None:
+        """Let go of a message that is settled already."""
+        self._drop(tag)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message as delivered."""
