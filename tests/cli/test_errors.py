@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
+import pytest
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
@@ -11,6 +13,7 @@ from click.testing import CliRunner, Result
 from celery_laravel import install
 from celery_laravel.cli.main import laravel
 from celery_laravel.job import Job
+from celery_laravel.stores.factory import forget_stores
 from celery_laravel.testing.processes import free_port
 
 
@@ -75,3 +78,19 @@ def test_sql_stores_are_migrated_once_each(tmp_path: Path):
     assert [line.partition(": ")[0] for line in first.stdout.splitlines()] == [store, failed]
     assert "migrated to" in first.stdout
     assert run(app, "migrate").stdout == f"{store}: up to date.\n{failed}: up to date.\n"
+
+
+@pytest.mark.postgresql
+def test_a_server_without_tables_says_what_to_run_and_that_makes_them(postgresql_url: str):
+    """The database is this run's alone and is dropped at its end; the prefix is this test's."""
+    app = install(make_app(laravel_store=postgresql_url, laravel_prefix=f"cli_{secrets.token_hex(4)}"))
+    before = run(app, "failed")
+    assert before.exit_code == 4
+    assert before.stderr.count("\n") == 1
+    assert "laravel migrate" in before.stderr
+    migrated = run(app, "migrate")
+    assert migrated.exit_code == 0, migrated.stderr
+    assert "migrated to" in migrated.stdout
+    assert run(app, "failed").stdout == "No failed jobs.\n"
+    assert "up to date" in run(app, "migrate").stdout
+    forget_stores(app)
