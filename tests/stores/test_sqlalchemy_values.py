@@ -1,0 +1,132 @@
+"""What is kept is given back equal, whatever the back end thinks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState, NewBatch, StartStatus
+from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
+from tests.stores.sql import on_server
+
+STRANGE = ["\x00", "a\x00b", "\ud800", "\x01json:1", "\x01", "é€😀", "a ", "A", "'\"\\%s:x?", "\r\n\t", ""]
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLAlchemyStore]:
+    if request.param == "sqlite":
+        store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
+        yield store
+        store.close()
+        return
+    with on_server(request.getfixturevalue(f"{request.param}_url")) as store:
+        yield store
+
+
+def failed(job_id: str, said: str) -> FailedJob:
+    at = datetime(2030, 10, 27, 1, 30, 0, 123457, tzinfo=timezone(timedelta(hours=2)))
+    return FailedJob(job_id, said, said, said, said, said, said, said, at, 3, "batch", {said: [said, 0.1, None]})
+
+
+@pytest.mark.parametrize("said", STRANGE, ids=ascii)
+def test_strange_text_is_kept_as_it_is(store: SQLAlchemyStore, said: str):
+    job = failed("job", said)
+    assert store.failed_jobs.record(job)
+    assert store.failed_jobs.find("job") == job
+    assert store.failed_jobs.count(queue=said) == 1
+
+
+def test_ids_that_look_alike_are_different(store: SQLAlchemyStore):
+    for job_id in ("a", "A", "á", "\x00", "b" * 255):
+        assert store.failed_jobs.record(failed(job_id, "x"))
+        assert not store.failed_jobs.record(failed(job_id, "y"))
+    assert store.failed_jobs.find("á") == failed("á", "x")
+
+
+def test_an_id_that_no_index_can_hold_is_refused(store: SQLAlchemyStore):
+    with pytest.raises(ValueError, match=r"^The id 'b+… has 256 characters; an SQL store keeps ids of at most 255"):
+        store.failed_jobs.record(failed("b" * 256, "x"))
+
+
+def test_large_payloads_are_kept(store: SQLAlchemyStore):
+    job = failed("job", "x" * 1_000_000)
+    job = FailedJob(**{**vars(job), "queue": "q"})
+    store.failed_jobs.record(job)
+    assert store.failed_jobs.find("job") == job
+
+
+def test_the_order_of_keys_is_kept(store: SQLAlchemyStore):
+    store.batches.create(NewBatch("batch", options={"z": 1, "a": {"y": 1, "b": 2}}))
+    batch = store.batches.find("batch")
+    assert batch is not None
+    assert [list(batch.options), list(batch.options["a"])] == [["z", "a"], ["y", "b"]]
+
+
+def test_times_beyond_all_calendars_are_kept_as_far_off(store: SQLAlchemyStore):
+    never = timedelta.max
+    start = store.attempts.begin("job", turn=0, attempts=0, exceptions=0, owner="w", lease=never, keep=never)
+    assert start.status is StartStatus.STARTED
+    assert store.attempts.end(AttemptEnd("job", 0, is_final=False, attempts=1, delay=1e30), keep=never)
+    again = store.attempts.begin("job", turn=0, attempts=0, exceptions=0, owner="w", lease=never, keep=never)
+    assert again.status is StartStatus.RELEASED
+    assert again.delay > 1e9
+
+
+def test_very_many_skips_are_counted(store: SQLAlchemyStore):
+    store.batches.create(NewBatch("batch"))
+    store.batches.add("batch", 1001)
+    end = MemberEnd("batch", 0, "job", MemberState.FAILED, skips=tuple(range(2000)))
+    change = store.batches.end_member(end)
+    assert change is not None
+    assert (change.batch.skipped_jobs, change.batch.pending_jobs) == (1000, 0)
+    revived = store.batches.revive("batch", 0, job_id="job", skips=end.skips)
+    assert revived is not None
+    assert (revived.batch.skipped_jobs, revived.batch.pending_jobs) == (0, 1001)
+
+
+def test_a_large_batch_has_rows_for_ended_members_alone(store: SQLAlchemyStore):
+    store.batches.create(NewBatch("batch"))
+    store.batches.add("batch", 1_000_000_000)
+    store.batches.end_member(MemberEnd("batch", 999_999_999, "job", MemberState.SUCCEEDED))
+    with store._database._engine().connect() as connection:
+        rows = connection.execute(store._database.tables.members.select()).all()
+    assert [row.position for row in rows] == [999_999_999]
+
+
+@pytest.mark.postgresql
+def test_the_reason_of_an_error_does_not_tell_what_was_kept(postgresql_url: str):
+    """An error's text ends in logs, and arguments of jobs do not belong there."""
+
+    def work(connection: Connection) -> None:
+        raised = "RAISE EXCEPTION 'lost' USING ERRCODE = '57014', DETAIL = 'the row is (secret)'"
+        connection.execute(text(f"DO $$ BEGIN {raised}; END $$"))
+
+    with on_server(postgresql_url) as store, pytest.raises(StoreUnavailableError, match="lost") as caught:
+        store._database.transaction(work)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_values_of_a_statement_are_not_told(tmp_path: Path):
+    secret = uuid4().hex
+    store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
+
+    def work(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO laravel_failed_jobs (id) VALUES (:id)"), {"id": secret})
+
+    with pytest.raises(IntegrityError) as caught:
+        store._database.transaction(work)
+    assert secret not in str(caught.value)
+    store.close()
