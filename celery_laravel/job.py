@@ -67,6 +67,7 @@ class Job(Task):
 
     abstract = True
     Strategy = "celery_laravel.worker.strategy:job_strategy"
+    Request = "celery_laravel.worker.request:JobRequest"
 
     job_options: ClassVar[JobOptions] = JobOptions()
     declares_acks_late: ClassVar[bool] = False
@@ -260,9 +261,34 @@ class Job(Task):
         """Hand a batch's member over to the signature that takes this job's place (Celery's ``replace``)."""
         running: RunningJob | None = self.request.__dict__.get(_RUNNING)
         if running is not None:
-            hand_over(self._runtime.store, running, sig)
+            if running.header.batch_id is not None:
+                hand_over(self._runtime.store, running, sig)
             self._runtime.settlement.forgotten(running)
         return super().on_replace(sig)
+
+    # -- what the worker's parent asks
+
+    def is_member(self, request: Any) -> bool:
+        """Whether a request's job belongs to a batch, as far as its message tells."""
+        return unstarted(self, request).header.batch_id is not None
+
+    def settle_without_child(self, request: Any, error: Exception | None) -> None:
+        """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""
+        runtime = self._runtime
+        if self._is_plain(request, runtime):
+            return
+        running = unstarted(self, request)
+        running.is_durable = bool(self.acks_late and self.job_options.limits_attempts)
+        args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
+        self.push_request(**vars(request), **{_RUNNING: running})
+        try:
+            if error is None:
+                runtime.settlement.succeeded(self, running, args, kwargs)
+            else:
+                runtime.settlement.failed(self, self.request_stack.top, running, error, args, kwargs)
+                runtime.settlement.finished(running)
+        finally:
+            self.pop_request()
 
     def _attempt(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         request.__dict__[_RUNNING] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ from celery import current_app
 from celery_laravel import events
 from celery_laravel.dispatch.failed_jobs import retry_failed_job
 from celery_laravel.dispatch.members import publish_members
-from celery_laravel.errors import BatchNotFoundError
+from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
 from celery_laravel.message.arguments import envelope, register_decoder
 from celery_laravel.message.canvas import mark_members, tasks_of
-from celery_laravel.message.header import with_header
+from celery_laravel.message.header import NAME, with_header
 from celery_laravel.stores.factory import failed_jobs_of, store_of
 from celery_laravel.stores.serialization import batch_from_data, batch_to_data
 
@@ -306,19 +307,19 @@ def register_batches() -> None:
 def hand_over(store: Store, running: RunningJob, signature: Any) -> None:
     """Let a signature that replaces a running member of a batch count in its place.
 
-    A single task takes the member's own index. A canvas is added to the batch,
-    each of its tasks as a job; the replaced member is then done.
+    The last task takes the member's own index, as Celery gives it the member's
+    id; what a canvas runs before it is added to the batch, each task as a job.
+    In a batch that is no longer known they run uncounted.
     """
     header = running.header
     if header.batch_id is None or header.index is None:
         return
-    new = [task for task in tasks_of(signature) if "laravel" not in (task["options"].get("headers") or {})]
-    if len(new) == 1:
-        member = replace(header, turn=0, attempts=0, exceptions=0, deadline=None)
-        new[0]["options"]["headers"] = with_header(new[0]["options"].get("headers"), member)
-        return
-    first = store.batches.add(header.batch_id, len(new))
-    mark_members(new, header.batch_id, first, None)
+    *others, heir = [task for task in tasks_of(signature) if NAME not in (task["options"].get("headers") or {})]
+    member = replace(header, turn=0, attempts=0, exceptions=0, deadline=None)
+    heir["options"]["headers"] = with_header(heir["options"].get("headers"), member)
+    if others:
+        with contextlib.suppress(BatchNotFoundError, BatchFinishedError):
+            mark_members(others, header.batch_id, store.batches.add(header.batch_id, len(others)), None)
 
 
 def _from_data(data: Mapping[str, Any]) -> Batch:

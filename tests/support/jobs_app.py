@@ -34,7 +34,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "timeout_fails": {"tries": 5, "timeout": 1, "fail_on_timeout": True},
     "early": {"tries": 3, "acks_late": False},
     "celery_retry": {"max_retries": 2, "default_retry_delay": 0},
-    "celery_autoretry": {"autoretry_for": (OSError,), "max_retries": 2, "retry_backoff": False, "default_retry_delay": 0},
+    "celery_autoretry": {
+        "autoretry_for": (OSError,),
+        "max_retries": 2,
+        "retry_backoff": False,
+        "default_retry_delay": 0,
+    },
 }
 """The kinds of scripted jobs: each is a task of that name."""
 
@@ -67,7 +72,6 @@ def make_app(broker: str, backend: str, store: str, record: str, queue: str, **c
         result_accept_content=["json", "pickle"],
         broker_connection_retry_on_startup=True,
         worker_prefetch_multiplier=1,
-        result_extended=True,
         task_track_started=True,
     )
     if broker.startswith("redis"):
@@ -96,7 +100,13 @@ def _declare_scripted(app: Celery) -> None:
         return go_on(job)
 
     def play(self: Any, key: str, script: list[str], *rest: Any) -> Any:
-        run = {"attempt": self.attempts, "pid": os.getpid(), "at": time.time(), "rest": list(rest), "id": self.request.id}
+        run = {
+            "attempt": self.attempts,
+            "pid": os.getpid(),
+            "at": time.time(),
+            "rest": list(rest),
+            "id": self.request.id,
+        }
         run["queue"] = (self.request.delivery_info or {}).get("routing_key")
         run["current"] = current_job() is self._get_current_object() if hasattr(self, "_get_current_object") else True
         number = record.add(key, "runs", run)
@@ -119,7 +129,7 @@ def _do(job: Any, key: str, action: str, argument: str) -> Any:
         "release": lambda: job.release(float(argument or 0)),
         "fail": lambda: job.fail(argument or None),
         "delete": job.delete,
-        "retry": lambda: job.retry(exc=OSError("retried")),
+        "retry": lambda: job.retry(exc=OSError("retried"), countdown=0),
         "ignore": lambda: _raise(Ignore()),
         "reject": lambda: _raise(Reject("no", requeue=False)),
         "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -183,7 +193,12 @@ def _declare_others(app: Celery) -> None:
     @app.task(name="breaks", shared=False, tries=1, bind=True)
     def breaks(self: Any, key: str, value: Any, **kwargs: Any) -> Any:
         """Fail at the first run, and give back what it was given at the next."""
-        first = record.add(key, "runs", [repr(value), repr(kwargs), self.attempts, (self.request.headers or {}).get("mine")]) == 1
+        first = (
+            record.add(
+                key, "runs", [repr(value), repr(kwargs), self.attempts, (self.request.headers or {}).get("mine")]
+            )
+            == 1
+        )
         if first:
             raise OSError("first")
         return repr(value)
@@ -216,4 +231,6 @@ def _declare_others(app: Celery) -> None:
 
 _given = {name: os.environ.get(f"JOBS_{name.upper()}") for name in NAMES}
 if all(_given.values()):
-    app = make_app(**{name: value for name, value in _given.items() if value}, **json.loads(os.environ.get("JOBS_CONF", "{}")))
+    app = make_app(
+        **{name: value for name, value in _given.items() if value}, **json.loads(os.environ.get("JOBS_CONF", "{}"))
+    )

@@ -58,7 +58,9 @@ class Lab:
         env = {f"JOBS_{name.upper()}": value for name, value in self.places.items()} | (env or {})
         env["JOBS_CONF"] = json.dumps(self.conf)
         env["C_FORCE_ROOT"] = "1"  # Celery refuses pickle to root, who runs the tests in a container
-        with running_worker(APP, args=["-Q", f"{self.places['queue']},other-{self.places['queue']}", *args], env=env, **more) as worker:
+        with running_worker(
+            APP, args=["-Q", f"{self.places['queue']},other-{self.places['queue']}", *args], env=env, **more
+        ) as worker:
             yield worker
 
     def close(self) -> None:

@@ -166,7 +166,7 @@ def test_celerys_own_retrying_keeps_its_own_budget(lab: Lab, task: str) -> None:
 
 
 def test_celerys_retry_uses_up_no_try(lab: Lab) -> None:
-    result, key = lab.send("tries1", "retry", "return:done", retry=True)
+    result, key = lab.send("tries1", "retry", "return:done")
     assert result.get(timeout=30) == "done"
     assert lab.attempts(key) == [1, 1]
 

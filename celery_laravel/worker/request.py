@@ -1,0 +1,66 @@
+"""A job's message in the worker's parent: what becomes of jobs whose child never came to settle them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import TaskRevokedError
+from celery.worker.request import Request
+
+logger = logging.getLogger(__name__)
+
+_EXITS = (SystemExit, KeyboardInterrupt)
+
+
+class JobRequest(Request):
+    """Celery's request, which settles a job that ended without its child: killed, over its hard limit, or revoked.
+
+    Every settling is keyed by the job's id, so one that the child has done
+    already changes nothing. Exceptions of the store are logged: the parent
+    serves the other jobs whatever happens.
+    """
+
+    _goes_on = False
+    _has_succeeded = False
+
+    def reject(self, requeue: bool = False) -> None:
+        """Remember whether the message comes again, so that its job has not ended."""
+        self._goes_on = self._goes_on or requeue
+        super().reject(requeue)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """Let Celery store the failure, then settle the job if its child cannot have done so."""
+        super().on_failure(exc_info, send_failed_event, return_ok)
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, _EXITS):
+            error = WorkerLostError(f"The worker's process exited: {error!r}.")
+        if not isinstance(error, (WorkerLostError, TimeLimitExceeded)):
+            return
+        if self._goes_on or self._already_cancelled or self._already_revoked:
+            return
+        self._settle(None if self._has_succeeded else error)
+
+    def _success_was_stored(self) -> Any:
+        """Remember that the child died between storing its result and settling it (asked by Celery 5.7)."""
+        stored = super()._success_was_stored()
+        self._has_succeeded = bool(stored)
+        return stored
+
+    def _retry_worker_lost(self, exc: Any, exc_info: Any) -> Any:
+        """Remember that Celery has sent the job again by itself (``retry_on_worker_lost`` of Celery 5.7)."""
+        self._goes_on = bool(super()._retry_worker_lost(exc, exc_info))
+        return self._goes_on
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Count a batch's member that was revoked or has expired: nobody else would."""
+        super()._announce_revoked(reason, terminated, signum, expired)
+        if self.task.is_member(self._context):
+            self._settle(TaskRevokedError(reason))
+
+    def _settle(self, error: Exception | None) -> None:
+        try:
+            self.task.settle_without_child(self._context, error)
+        except Exception:
+            logger.exception("Job %s (%s) ended without its process and could not be settled", self.id, self.task.name)
