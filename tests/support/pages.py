@@ -74,7 +74,7 @@ class Walk:
         if words[0] != "celery":
             self._check(["sh", "-c", command], output)
         elif "worker" in words:
-            self._start([sys.executable, "-m", *words])
+            self._start([sys.executable, "-m", *words, *([] if "--loglevel" in words else ["--loglevel", "INFO"])])
         else:
             self._check([sys.executable, "-m", *words], output)
 
