@@ -100,9 +100,7 @@ def _refuse_stale(engine: Engine, dialect: Dialect, connection: Any) -> None:
     descriptor = dialect.descriptor(connection)
     if descriptor is None:
         return
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    if not poll.poll(0):
+    if not _has_something_to_read(descriptor):
         return
     try:  # something waits to be read: the end, or a notice
         is_alive = engine.dialect.do_ping(connection)
@@ -110,6 +108,14 @@ def _refuse_stale(engine: Engine, dialect: Dialect, connection: Any) -> None:
         raise exc.InvalidatePoolError from error
     if not is_alive:
         raise exc.InvalidatePoolError
+
+
+def _has_something_to_read(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows, and where eventlet has taken it away
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()  # takes descriptors above 1,023 too
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _missing_folder(url: URL) -> Path | None:
