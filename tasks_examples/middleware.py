@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from celery_laravel import Job, embedded, install
+from celery_laravel import FailOnException, Job, Skip, embedded, install
 from tasks_examples.local_worker import folder_for, local_worker
 
 if TYPE_CHECKING:
@@ -77,6 +77,16 @@ class SendLetter(Job):
 send_letter = app.register_task(SendLetter())
 
 
+@app.task(tries=5, middleware=[Skip.when(lambda job: job.arguments["weight"] == 0), FailOnException(ValueError)])
+def weigh(weight: int) -> str:
+    """Two of those that come with the library: nothing to do for an empty parcel, no second attempt for a wrong one."""
+    print(f"weigh({weight})")
+    if weight < 0:
+        msg = "no parcel is lighter than nothing"
+        raise ValueError(msg)
+    return f"{weight} g"
+
+
 def main() -> None:
     with local_worker(app):
         results = [
@@ -86,6 +96,8 @@ def main() -> None:
         ]
         for result in results:
             print("=>", result.get(timeout=30))
+        weighed = [weigh.delay(weight) for weight in (0, 250, -1)]
+        print("=>", *(repr(result.get(timeout=30, propagate=False)) for result in weighed))
 
 
 if __name__ == "__main__":

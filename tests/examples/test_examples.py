@@ -70,6 +70,7 @@ EXPECTED = {
         "SendLetter(3, 'NZ'): fast",
         "=> order 1 sent to NZ on attempt 2",
         "=> letter about order 3 sent to NZ",
+        "=> None '250 g' ValueError('no parcel is lighter than nothing')",
     ],
     "signals": [
         "job_queued: greet",
