@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from celery_laravel.errors import ConfigurationError
@@ -71,7 +72,9 @@ def read_settings(app: Celery) -> Settings:
     return Settings(**values)
 
 
-_PASSWORD_IN_QUERY = re.compile(r"((?:^|&)[^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+_REDIS_SCHEMES = {"redis", "rediss", "sentinel", "redis+cluster", "rediss+cluster", "redis+socket"}
+_PASSWORD_OF_HOST = re.compile(r"(://|[;,])([^/@;,:]*):[^/;,]*@")
+_PASSWORD_IN_QUERY = re.compile(r"([?&][a-z_]*(?:password|passwd|secret)=)[^&;]*", re.IGNORECASE)
 
 _settings: WeakKeyDictionary[Celery, Settings] = WeakKeyDictionary()
 
@@ -90,14 +93,11 @@ def forget_settings(app: Celery) -> None:
 
 
 def without_password(url: str) -> str:
-    """A URL fit for a log, a record or a page: its password is replaced by asterisks."""
-    parts = urlsplit(url)
-    user_info, at, host = parts.netloc.rpartition("@")
-    if ":" in user_info:
-        user_info = f"{user_info.partition(':')[0]}:***"
-    query = _PASSWORD_IN_QUERY.sub(r"\1***", parts.query)
-    hidden = parts._replace(netloc=f"{user_info}{at}{host}", query=query)
-    return url if hidden == parts else urlunsplit(hidden)
+    """A URL fit for a log, a record or a page.
+
+    The password of every host, and of every option that is one, is replaced by asterisks.
+    """
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_OF_HOST.sub(r"\1\2:***@", url))
 
 
 def _given(app: Celery) -> Iterator[tuple[str, Any]]:
@@ -148,30 +148,41 @@ def _check(key: str, value: Any) -> None:
 def _default_store(app: Celery) -> str:
     """The broker's URL if it is Redis, else the result backend's if Redis or SQL, else an SQLite file.
 
-    The file lies in the working directory. A ``database+…`` broker counts with its database, so that an app which
-    lives in one database keeps everything in it.
+    The file lies in the working directory. A ``database+…`` broker counts with
+    its database, so that an app which lives in one database keeps everything in
+    it.
     """
-    broker = _first_url(app.conf.broker_write_url or app.conf.broker_url or "")
-    if _is_redis(broker):
-        return broker
-    if broker.startswith("database+"):
-        return broker.removeprefix("database+").partition("?")[0]
-    backend = _first_url(app.conf.result_backend or "")
-    if _is_redis(backend):
-        return backend
-    if backend.startswith("db+"):
-        return backend.removeprefix("db+")
+    conf = app.conf
+    broker = conf.broker_write_url or conf.broker_url
+    if url := _redis_url(broker, conf.broker_transport_options):
+        return url
+    if (first := _first_url(broker)).startswith("database+"):
+        return first.removeprefix("database+").partition("?")[0]
+    if url := _redis_url(conf.result_backend, conf.result_backend_transport_options):
+        return url
+    if (first := _first_url(conf.result_backend)).startswith("db+"):
+        return first.removeprefix("db+")
     return EMBEDDED_STORE
+
+
+def _redis_url(urls: Any, options: Mapping[str, Any] | None) -> str | None:
+    """The URL if it is Redis, else None. Celery is told a sentinel's master by an option, the store by its URL."""
+    first = _first_url(urls)
+    if first.partition("://")[0] not in _REDIS_SCHEMES:
+        return None
+    if not first.startswith("sentinel://"):
+        return first
+    whole = urls if isinstance(urls, str) else ";".join(urls)
+    master = (options or {}).get("master_name")
+    if master is None or "master_name=" in whole:
+        return str(whole)
+    return f"{whole}{'&' if '?' in whole else '?'}master_name={quote(str(master))}"
 
 
 def _first_url(urls: Any) -> str:
     if isinstance(urls, str):
         return urls.partition(";")[0]
     return str(urls[0]) if isinstance(urls, Sequence) and urls else ""
-
-
-def _is_redis(url: str) -> bool:
-    return url.partition("://")[0] in {"redis", "rediss", "sentinel", "redis+cluster", "rediss+cluster", "redis+socket"}
 
 
 def _is_text(value: Any) -> bool:

@@ -25,7 +25,8 @@ OVERDUE = timedelta(seconds=10)
 INTERVAL = 5.0
 """Seconds between two looks; a look is one call of the store."""
 
-class DueCallbacks(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+
+class DueCallbacks(bootsteps.StartStopStep):
     """Looks for overdue callbacks on the consumer's timer, in the worker's parent."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -113,10 +113,10 @@ class Batch:
 
     @property
     def progress(self) -> int:
-        """Per cent of the jobs that are no longer outstanding, rounded; 100 once the batch has finished."""
+        """Per cent of the jobs that are no longer outstanding, rounded; at most 99 before the batch has finished."""
         if self.finished:
             return 100
-        return int(100 * self.processed_jobs / self.total_jobs + 0.5) if self.total_jobs else 0
+        return min(99, int(100 * self.processed_jobs / self.total_jobs + 0.5)) if self.total_jobs else 0
 
     @property
     def finished(self) -> bool:

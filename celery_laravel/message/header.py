@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from celery_laravel.errors import InvalidMessageError
 
@@ -119,7 +119,7 @@ _FIELDS: dict[str, Any] = {
 _EMPTY = Header()
 
 
-def has_header(headers: Any) -> bool:
+def has_header(headers: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a message carries the library's header. Celery's eager tasks take anything for headers, even a number."""
     return isinstance(headers, dict) and NAME in headers
 

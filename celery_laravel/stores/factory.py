@@ -13,9 +13,12 @@ from celery_laravel.errors import ConfigurationError
 from celery_laravel.settings import settings_of, without_password
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from celery import Celery
 
     from celery_laravel.stores.contracts import FailedJobStore, Store
+    from celery_laravel.stores.records import FailedJob
 
 _REDIS = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis+cluster", "rediss+cluster"})
 
@@ -59,26 +62,27 @@ def open_store(url: str, *, prefix: str = "laravel") -> Store:
 class NullFailedJobStore:
     """A `FailedJobStore` that keeps nothing (``null://``)."""
 
-    def record(self, job: object) -> bool:
+    def record(self, job: FailedJob) -> bool:
         """Take the record as new, so that hooks and signals run as for any failure."""
         return True
 
-    def find(self, job_id: str) -> None:
+    def find(self, job_id: str) -> FailedJob | None:
         """Nothing is kept."""
+        return None
 
-    def all(self, *, queue: str | None = None, limit: int | None = None) -> list[object]:  # noqa: ARG002  the contract's
+    def all(self, *, queue: str | None = None, limit: int | None = None) -> list[FailedJob]:
         """Nothing is kept."""
         return []
 
-    def count(self, *, queue: str | None = None) -> int:  # noqa: ARG002  the contract's
+    def count(self, *, queue: str | None = None) -> int:
         """Nothing is kept."""
         return 0
 
-    def forget(self, job_id: str) -> bool:  # noqa: ARG002  the contract's
+    def forget(self, job_id: str) -> bool:
         """Nothing is kept."""
         return False
 
-    def flush(self, *, before: object = None) -> int:  # noqa: ARG002  the contract's
+    def flush(self, *, before: datetime | None = None) -> int:
         """Nothing is kept."""
         return 0
 
@@ -99,19 +103,20 @@ def store_of(app: Celery) -> Store:
 def failed_jobs_of(app: Celery) -> FailedJobStore:
     """Where the app keeps its failed jobs: its store, unless ``laravel_failed_store`` says otherwise."""
     failed = _failed.get(app)
-    if failed is None:
-        settings = settings_of(app)
-        if settings.failed_store == settings.store:
-            failed = store_of(app).failed_jobs
-        elif settings.failed_store.startswith("null://"):
-            failed = NullFailedJobStore()  # type: ignore[assignment]  # lists of nothing are lists of anything
-        elif settings.failed_store.startswith("dynamodb://"):
-            msg = f"The setting 'laravel_failed_store' = {settings.failed_store!r}: DynamoDB is not available in this version."
-            raise ConfigurationError(msg)
-        else:
-            failed = open_store(settings.failed_store, prefix=settings.prefix).failed_jobs
-        failed = _failed.setdefault(app, failed)
-    return failed
+    return _failed.setdefault(app, _open_failed_jobs(app)) if failed is None else failed
+
+
+def _open_failed_jobs(app: Celery) -> FailedJobStore:
+    settings = settings_of(app)
+    url = settings.failed_store
+    if url == settings.store:
+        return store_of(app).failed_jobs
+    if url.startswith("null://"):
+        return NullFailedJobStore()
+    if url.startswith("dynamodb://"):
+        msg = f"The setting 'laravel_failed_store' = {url!r}: DynamoDB is not available in this version."
+        raise ConfigurationError(msg)
+    return open_store(url, prefix=settings.prefix).failed_jobs
 
 
 def forget_stores(app: Celery) -> None:
@@ -126,5 +131,6 @@ def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> Exceptio
     if str(error.name).startswith("celery_laravel"):
         return error
     return ConfigurationError(
-        f"The store {without_password(url)!r} needs the module {error.name!r}, which is not installed: pip install 'celery-laravel[{extra}]'."
+        f"The store {without_password(url)!r} needs the module {error.name!r}, which is not installed: "
+        f"pip install 'celery-laravel[{extra}]'."
     )

@@ -18,7 +18,7 @@ def batch_to_data(record: BatchRecord) -> dict[str, Any]:
     """A batch's record as a mapping; instants as seconds since the epoch."""
     data = {field.name: getattr(record, field.name) for field in fields(record)}
     data["failed_job_ids"] = list(record.failed_job_ids)
-    data["callbacks"] = {kind: [dict(signature) for signature in signatures] for kind, signatures in record.callbacks.items()}
+    data["callbacks"] = {kind: list(map(dict, signatures)) for kind, signatures in record.callbacks.items()}
     for name in _INSTANTS:
         data[name] = data[name].timestamp() if data[name] is not None else None
     return data

@@ -55,7 +55,7 @@ class _TableFinder:
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _TableLoader(spec.loader)
+            spec.loader = _TableLoader(spec.loader)  # type: ignore[assignment]  # a loader by its methods
         return spec
 
 

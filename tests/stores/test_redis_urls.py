@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
+from celery_laravel.settings import without_password
 from celery_laravel.stores.factory import open_store
 from celery_laravel.stores.redis import RedisStore
-from celery_laravel.stores.redis.urls import connection_maker, without_passwords
+from celery_laravel.stores.redis.urls import connection_maker
 from celery_laravel.testing.processes import wait_until
 from tests.stores.redis_servers import OwnServer, own_server
 
@@ -37,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[OwnServer]:
     ],
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
-    assert without_passwords(url) == shown
+    assert without_password(url) == shown
 
 
 def test_a_url_gives_its_parts_to_the_connection() -> None:

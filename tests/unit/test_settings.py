@@ -31,7 +31,14 @@ def test_an_app_that_sets_nothing_has_the_documented_defaults() -> None:
         ({}, EMBEDDED_STORE),
         ({"broker_url": "redis://broker/1", "result_backend": "redis://results/2"}, "redis://broker/1"),
         ({"broker_url": "rediss://broker/1"}, "rediss://broker/1"),
-        ({"broker_url": "sentinel://a:1;sentinel://b:2"}, "sentinel://a:1"),
+        (
+            {
+                "broker_url": "sentinel://a:1;sentinel://b:2/3",
+                "broker_transport_options": {"master_name": "mymaster"},
+            },
+            "sentinel://a:1;sentinel://b:2/3?master_name=mymaster",
+        ),
+        ({"broker_url": "sentinel://a:1?master_name=own"}, "sentinel://a:1?master_name=own"),
         ({"broker_url": ["redis://one/0", "redis://two/0"]}, "redis://one/0"),
         ({"broker_url": "amqp://host//", "result_backend": "redis://results/2"}, "redis://results/2"),
         ({"broker_url": "amqp://host//", "result_backend": "db+postgresql://h/d"}, "postgresql://h/d"),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from celery_laravel.settings import without_password
 from celery_laravel.stores.redis.faults import UNAVAILABLE, Patience, is_unavailable
-from celery_laravel.stores.redis.urls import cluster_of, without_passwords
+from celery_laravel.stores.redis.urls import cluster_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ class ClusterConnections:
     """What `Connections` is to a server, by way of redis-py's client for clusters."""
 
     def __init__(self, url: str) -> None:
-        self.url = without_passwords(url)
+        self.url = without_password(url)
         self._full_url = url
         self._pid = os.getpid()
         self._client: RedisCluster | None = None

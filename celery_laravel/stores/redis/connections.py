@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from celery_laravel.settings import without_password
 from celery_laravel.stores.redis.faults import Patience, is_unavailable
 from celery_laravel.stores.redis.scripts import packed_command
-from celery_laravel.stores.redis.urls import connection_maker, without_passwords
+from celery_laravel.stores.redis.urls import connection_maker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Connections:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = without_passwords(url)
+        self.url = without_password(url)
         self._make = connection_maker(url)
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.settings import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 5.0
 FORMS = "redis://, rediss://, redis+socket://, sentinel:// or redis+cluster://"
-
-
-def without_passwords(url: str) -> str:
-    """A URL fit for a log, with the password of every host and every option that is one replaced by asterisks."""
-    hidden = re.sub(r"(://|[;,])([^/@;,]*):[^/@;,]*@", r"\1\2:***@", url)
-    return re.sub(r"([?&][a-z_]*password=)[^&;]*", r"\1***", hidden)
 
 
 def is_cluster(url: str) -> bool:
@@ -97,7 +92,7 @@ def _sentinel_pool(url: str) -> Any:
     nodes, query = _split_hosts(url.removeprefix("sentinel://"), "sentinel")
     query, wanted = _take(query, "master_name", "sentinel_password", "sentinel_username", "ssl")
     if "master_name" not in wanted:
-        msg = f"The store {without_passwords(url)!r} does not say which master: add '?master_name=mymaster' to it."
+        msg = f"The store {without_password(url)!r} does not say which master: add '?master_name=mymaster' to it."
         raise ConfigurationError(msg)
     database = urlsplit(url.rpartition(";")[2]).path.strip("/") or "0"
     options = _options(f"redis://{nodes[0]}/{database}{query}")
@@ -142,4 +137,4 @@ def _take(query: str, *names: str) -> tuple[str, dict[str, str]]:
 
 
 def _unreadable(url: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"The store {without_passwords(url)!r} cannot be read ({error}). Use {FORMS}.")
+    return ConfigurationError(f"The store {without_password(url)!r} cannot be read ({error}). Use {FORMS}.")
