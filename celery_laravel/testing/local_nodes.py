@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_celery import CeleryWorkerContainer, RabbitMQContainer, RedisContainer
 
-from celery_laravel.testing.local_servers import rabbitmq_server, redis_server
 from celery_laravel.testing.local_process import LocalProcess
+from celery_laravel.testing.local_servers import rabbitmq_server, redis_server
 from celery_laravel.testing.processes import ManagedProcess, free_port
 
 if TYPE_CHECKING:
