@@ -280,8 +280,9 @@ class Job(Task):
         running = unstarted(self, request)
         running.is_durable = bool(self.acks_late and self.job_options.limits_attempts)
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
-        self.push_request(**vars(request), **{_RUNNING: running})
+        self.push_request(**vars(request))
         try:
+            self.request_stack.top.__dict__[_RUNNING] = running
             if error is None:
                 runtime.settlement.succeeded(self, running, args, kwargs)
             else:

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
+    from celery_laravel.stores.records import AttemptStart
     from celery_laravel.worker.defaults import AttemptDefaults
 
 KEEP_OPEN = timedelta(days=7)
 """How long the store remembers a job that has begun and not ended: longer than a message waits to come again."""
+
+MAX_STARTS = 3
+"""How often a batch's member that declares no limit is started when its worker is lost each time."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
 
@@ -56,7 +60,7 @@ class Executor:
     def run(self, task: Any, running: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Run an attempt that has begun through its middleware, and decide how it ends."""
         events.send(events.job_processing, task, task_id=running.id, args=args, kwargs=kwargs)
-        if running.verdict.failure is not None:  # the message could not be read
+        if running.verdict.failure is not None:  # it must not run at all
             running.outcome = Failed(running.verdict.failure)
             return self._report(task, running, running.verdict.failure, args, kwargs)
         if not may_start(running.limits, running.counts.attempt, now=clock.now()):
@@ -112,37 +116,58 @@ class Executor:
                 job must not run.
         """
         header, broken = _read(request)
-        options: JobOptions = task.job_options
-        limits = self.limits_of(task, request, header, is_sync=is_sync)
+        limits = Limits()
+        try:
+            limits = self.limits_of(task, request, header, is_sync=is_sync)
+        except Exception as error:  # a retry_until method of the user's may raise anything
+            broken = broken or error
         attempt, exceptions = header.attempts + 1, header.exceptions
-        counts = (task.acks_late and options.limits_attempts) or header.callback is not None
-        is_durable = bool(counts and not request.is_eager)
+        counts = (task.acks_late and task.job_options.limits_attempts) or header.callback is not None
+        is_suspect = not counts and _came_again(task, request, header)
+        if is_suspect:
+            attempt += 1  # the start that was lost, of which the store knows nothing
+        is_durable = bool(counts or is_suspect) and not request.is_eager
         if is_durable:
-            start = self._store().attempts.begin(
-                request.id,
-                turn=header.turn,
-                attempts=header.attempts,
-                exceptions=header.exceptions,
-                owner=f"{request.hostname}/{os.getpid()}",
-                lease=timedelta(0),
-                keep=KEEP_OPEN,
-            )
-            if start.status is StartStatus.OVER:
-                return NotStarted("a copy of a turn that is over")
-            if start.status is StartStatus.RUNNING:
-                return NotStarted("a copy of an attempt that runs", (header, start.delay))
-            if start.status is StartStatus.RELEASED:
-                following = header.next_turn(
-                    attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline
-                )
-                return NotStarted("put back before, by a worker that died", (following, start.delay))
+            start = self._start(request, header, attempt - 1, limits)
+            if isinstance(start, NotStarted):
+                return start
             attempt, exceptions = start.attempt, start.exceptions
+        if is_suspect and attempt > MAX_STARTS:
+            broken = broken or MaxAttemptsExceededError(
+                f"{task.name} has lost its worker {MAX_STARTS} times, and is not started again."
+            )
         running = RunningJob(
-            request.id, options, header, Counts(attempt, exceptions), limits, is_durable=is_durable, is_sync=is_sync
+            request.id,
+            task.job_options,
+            header,
+            Counts(attempt, exceptions),
+            limits,
+            is_durable=is_durable,
+            is_sync=is_sync,
         )
         if broken is not None:
             running.verdict.failure = broken
         return running
+
+    def _start(self, request: Any, header: Header, attempts: int, limits: Limits) -> AttemptStart | NotStarted:
+        """Write down that an attempt starts after so many, or learn that the message is a copy."""
+        start = self._store().attempts.begin(
+            request.id,
+            turn=header.turn,
+            attempts=attempts,
+            exceptions=header.exceptions,
+            owner=f"{request.hostname}/{os.getpid()}",
+            lease=timedelta(0),
+            keep=KEEP_OPEN,
+        )
+        if start.status is StartStatus.OVER:
+            return NotStarted("a copy of a turn that is over")
+        if start.status is StartStatus.RUNNING:
+            return NotStarted("a copy of an attempt that runs", (header, start.delay))
+        if start.status is StartStatus.RELEASED:
+            following = header.next_turn(attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline)
+            return NotStarted("put back before, by a worker that died", (following, start.delay))
+        return start
 
     def limits_of(self, task: Any, request: Any, header: Header, *, is_sync: bool = False) -> Limits:
         """The limits that hold for this message: the job's own, else the worker's, else the settings'."""
@@ -202,12 +227,24 @@ def _middleware(task: Any, options: JobOptions, args: tuple[Any, ...], kwargs: d
     return found
 
 
-def _read(request: Any) -> tuple[Header, InvalidMessageError | None]:
+def _read(request: Any) -> tuple[Header, Exception | None]:
     """The message's header; one that cannot be read fails the job and no other."""
     try:
         return read_header(request.headers), None
     except InvalidMessageError as error:
         return Header(), error
+
+
+def _came_again(task: Any, request: Any, header: Header) -> bool:
+    """Whether this is a batch's member of which the broker says that it was delivered before.
+
+    A member is put back when its worker is lost, even one that declares no
+    limit; its starts are counted from then on, so that one which kills its
+    worker every time comes to an end.
+    """
+    if header.batch_id is None or request.is_eager or task.declares_acks_late:
+        return False
+    return bool((request.delivery_info or {}).get("redelivered"))
 
 
 def _exceeded(task: Any, running: RunningJob) -> str:

@@ -1,4 +1,4 @@
-"""An app whose jobs follow scripts, for real workers; `JOBS_BROKER` and its kin of the environment say where things are.
+"""An app whose jobs follow scripts, for real workers; `JOBS_BROKER` and its kin in the environment say where.
 
 A scripted job does the n-th step of its script at its n-th run, the last step
 repeating, and writes each run into a list of Redis that neither the library nor
@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default_retry_delay": 0,
     },
 }
-"""The kinds of scripted jobs: each is a task of that name."""
+"""The kinds of scripted jobs: each is a task of that name, with a hook and a middleware. "bare" has nothing."""
 
 SIGNALS = ("job_processing", "job_processed", "job_exception_occurred", "job_released", "job_failed", "job_timed_out")
 
@@ -117,6 +117,7 @@ def _declare_scripted(app: Celery) -> None:
 
     for name, options in OPTIONS.items():
         app.task(play, name=name, bind=True, shared=False, failed=failed, middleware=[log], **options)
+    app.task(play, name="bare", bind=True, shared=False)
     if os.environ.get("JOBS_SIGNALS"):
         _record_signals(record)
 
@@ -168,7 +169,7 @@ def _record_signals(record: Record) -> None:
         getattr(signals, name).connect(receive, weak=False)
 
 
-def _declare_others(app: Celery) -> None:
+def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
     record = app.record
 
     @app.task(name="note", shared=False)

@@ -506,3 +506,17 @@ def test_a_system_exit_is_not_an_outcome(app: Celery) -> None:
     with pytest.raises(SystemExit):
         task.apply()
     assert task.runs == [1]
+
+
+def test_a_retry_until_method_that_raises_fails_a_job_that_was_sent_by_its_name(app: Celery) -> None:
+    """Its hook is told: `send_task` knows no options, so the deadline is first asked for where the job runs."""
+    seen: list[str] = []
+
+    def until(self: Any) -> Any:
+        raise LookupError("no deadline")
+
+    task = job(app, "never", retry_until=until, failed=lambda self, exc: seen.append(str(exc)))
+    with pytest.raises(LookupError, match="no deadline"):
+        task.apply().get()
+    assert seen == ["no deadline"]
+    assert task.runs == []

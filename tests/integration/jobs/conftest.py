@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from celery import Celery
 from celery.utils import uuid
 
 from celery_laravel import Bus

@@ -173,7 +173,7 @@ def test_celerys_retry_uses_up_no_try(lab: Lab) -> None:
 
 def test_ignore_and_reject_are_celerys(lab: Lab) -> None:
     ignored, _ = lab.send("tries3", "ignore")
-    rejected, key = lab.send("tries3", "reject")
+    _, key = lab.send("tries3", "reject")
     lab.wait_for(key, "runs")
     assert lab.send("plain", "return:after")[0].get(timeout=30) == "after"
     assert ignored.state in {"PENDING", "STARTED", "IGNORED"}
@@ -182,7 +182,7 @@ def test_ignore_and_reject_are_celerys(lab: Lab) -> None:
 
 def test_links_and_errbacks_are_called_once_at_the_end(lab: Lab) -> None:
     note = lab.app.tasks["note"]
-    result, key = lab.send("tries3", "raise:x", "release", "return:5", link=note.s("linked"))
+    result, _ = lab.send("tries3", "raise:x", "release", "return:5", link=note.s("linked"))
     result.get(timeout=30)
     assert lab.wait_for("linked", "notes") == [["'5'"]]
     failing, _ = lab.send("tries3", "raise:x", link_error=note.si("errored"))

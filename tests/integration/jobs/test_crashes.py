@@ -1,0 +1,149 @@
+"""Processes killed while jobs run: starts are counted outside, and each job ends once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.utils import uuid
+
+from celery_laravel import MaxAttemptsExceededError
+from celery_laravel.testing.processes import wait_until
+
+if TYPE_CHECKING:
+    from tests.integration.jobs.conftest import Lab, MakeLab
+
+pytestmark = pytest.mark.redis
+
+
+def test_a_job_that_kills_its_process_starts_as_often_as_its_tries_and_then_fails_once(lab: Lab) -> None:
+    result, key = lab.send("tries3", "die")
+    with pytest.raises(MaxAttemptsExceededError, match="attempt 4 of 3"):
+        result.get(timeout=40)
+    assert lab.attempts(key) == [1, 2, 3]
+    assert len(lab.wait_for(key, "failed")) == 1
+    record = wait_until(lambda: lab.bus.failed.find(result.id))
+    assert record.exception.startswith("MaxAttemptsExceededError")
+    assert lab.send("plain", "return:alive")[0].get(timeout=30) == "alive"
+    assert lab.attempts(key) == [1, 2, 3]
+    assert len(lab.written(key, "failed")) == 1
+
+
+def test_an_attempt_after_a_crash_may_succeed(lab: Lab) -> None:
+    result, key = lab.send("tries3", "die", "raise:x", "return:done")
+    assert result.get(timeout=40) == "done"
+    assert lab.attempts(key) == [1, 2, 3]
+
+
+def test_crashes_and_releases_count_alike(lab: Lab) -> None:
+    result, key = lab.send("tries3", "release", "die", "return:done")
+    assert result.get(timeout=40) == "done"
+    assert lab.attempts(key) == [1, 2, 3]
+
+
+def test_a_job_that_is_acknowledged_early_fails_when_its_process_dies(lab: Lab) -> None:
+    result, key = lab.send("early", "die")
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=40)
+    assert lab.attempts(key) == [1]
+    assert len(lab.wait_for(key, "failed")) == 1
+    assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("WorkerLostError")
+
+
+def test_a_hard_time_limit_fails_a_job_once(lab: Lab) -> None:
+    result, key = lab.send("tries1", "wait:20", time_limit=1)
+    with pytest.raises(TimeLimitExceeded):
+        result.get(timeout=40)
+    assert len(lab.wait_for(key, "failed")) == 1
+    assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("TimeLimitExceeded")
+    assert lab.send("plain", "return:alive")[0].get(timeout=30) == "alive"
+    assert len(lab.written(key, "failed")) == 1
+
+
+def test_a_plain_task_ends_as_under_celery_when_its_process_dies(lab: Lab) -> None:
+    result, key = lab.send("bare", "die")
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=40)
+    assert lab.attempts(key) == [1]
+    assert lab.bus.failed.find(result.id) is None
+
+
+@pytest.mark.parametrize("task", ["bare", "plain", "tries1", "early"])
+def test_a_member_that_kills_its_process_does_not_leave_its_batch_waiting(lab: Lab, task: str) -> None:
+    key = uuid()
+    batch = lab.bus.batch([lab.sig(task, "die", key=key), lab.sig("plain", "return:x", key=uuid())]).dispatch()
+    batch = batch.wait(timeout=60)
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (2, 1, 0)
+    assert 1 <= len(lab.attempts(key)) <= 3
+
+
+def test_a_member_over_its_hard_limit_does_not_leave_its_batch_waiting(lab: Lab) -> None:
+    steps = [lab.sig("bare", "wait:20", key=uuid()).set(time_limit=1), lab.sig("plain", "return:x", key=uuid())]
+    batch = lab.bus.batch([steps]).dispatch().wait(timeout=40)
+    assert (batch.total_jobs, batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (2, 1, 1, 0)
+
+
+def test_a_terminated_member_does_not_leave_its_batch_waiting(lab: Lab) -> None:
+    key = uuid()
+    batch = lab.bus.batch([lab.sig("plain", "wait:20", key=key), lab.sig("plain", "return:x", key=uuid())]).dispatch()
+    lab.wait_for(key, "runs")
+    lab.app.control.revoke(lab.written(key, "runs")[0]["id"], terminate=True, signal="SIGKILL")
+    batch = batch.wait(timeout=40)
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (2, 1, 0)
+
+
+@pytest.mark.slow
+def test_whole_workers_killed_at_random_start_no_job_more_often_than_its_tries(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.worker() as worker:
+        jobs = [lab.send("tries3", "wait:60") for _ in range(2)]
+        for attempt in range(1, 4):
+            for _, key in jobs:
+                lab.wait_for(key, "runs", attempt)
+            worker.kill()
+            worker.restart()
+        for result, key in jobs:
+            with pytest.raises(MaxAttemptsExceededError):
+                result.get(timeout=40)
+            assert lab.attempts(key) == [1, 2, 3]
+            assert len(lab.wait_for(key, "failed")) == 1
+        assert lab.bus.failed.count() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.rabbitmq
+def test_a_batch_survives_its_workers(make_lab: MakeLab) -> None:
+    lab = make_lab(broker="rabbitmq")  # kombu's Redis transport may lose what a killed worker was about to take
+    with lab.worker() as worker:
+        keys = [uuid() for _ in range(30)]
+        note_key = uuid()
+        jobs = [lab.sig("tries3" if n % 3 else "bare", "wait:0.1+return:x", key=key) for n, key in enumerate(keys)]
+        pending = lab.bus.batch(jobs).then(lab.app.tasks["note"].s("then", note_key))
+        batch = pending.finally_(lab.app.tasks["note"].s("finally", note_key)).dispatch()
+        for done in (5, 15):
+            wait_until(lambda done=done: batch.fresh().processed_jobs >= done)  # type: ignore[misc]
+            worker.kill()
+            worker.restart()
+        finished = batch.wait(timeout=60)
+        assert (finished.total_jobs, finished.pending_jobs, finished.failed_jobs) == (30, 0, 0)
+        lab.wait_for(note_key, "notes", 2)
+        assert lab.send("plain", "return:x")[0].get(timeout=30) == "x"
+        assert len(lab.written(note_key, "notes")) == 2
+        assert all(1 <= len(lab.attempts(key)) <= 3 for key in keys)
+
+
+def test_prefetched_jobs_use_up_nothing_when_the_worker_is_stopped(make_lab: MakeLab) -> None:
+    lab = make_lab(worker_prefetch_multiplier=4)
+    with lab.worker(concurrency=1) as worker:
+        _, first = lab.send("tries3", "wait:20", "return:x")
+        lab.wait_for(first, "runs")
+        result, key = lab.send("tries1", "return:done")
+        os.kill(worker.pid, signal.SIGTERM)
+        lab.go_on(first)
+        worker.process.wait(30)
+        worker.restart()
+        assert result.get(timeout=30) == "done"
+        assert lab.attempts(key) == [1]
