@@ -11,7 +11,7 @@ SHORT_JOBS = 500
 
 _DISPATCH = """
 import json, time
-from benchmarks.shop import app, noop, noop_late
+from benchmarks._shop import app, noop, noop_late
 task = {task}
 with app.producer_or_acquire() as producer:
     for _ in range(200):
@@ -42,12 +42,20 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
         ]:
             ours, theirs, ratio = alternate(
                 rounds,
-                lambda task=task: run_python(_DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "1"}),
-                lambda task=task: run_python(_DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "0"}),
+                lambda task=task: run_python(
+                    _DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "1"}
+                ),
+                lambda task=task: run_python(
+                    _DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "0"}
+                ),
             )
-            results.append({"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"})
+            results.append(
+                {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"}
+            )
     ours, theirs, ratio = alternate(max(rounds, 5), _import_seconds("celery_laravel"), _import_seconds("celery"))
-    results.append({"name": "import time", "ours": ours, "theirs": theirs, "ratio": ratio, "reach": "≤ 1.15", "unit": "s"})
+    results.append(
+        {"name": "import time", "ours": ours, "theirs": theirs, "ratio": ratio, "reach": "≤ 1.15", "unit": "s"}
+    )
     return results
 
 

@@ -32,7 +32,19 @@ def private_redis() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        command = [
+            binary,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             wait_for(lambda: _answers(port), 10, "redis-server")
@@ -43,9 +55,25 @@ def private_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def worker(environment: Mapping[str, str], *arguments: str, app: str = "benchmarks.shop") -> Iterator[subprocess.Popen[bytes]]:
+def worker(
+    environment: Mapping[str, str], *arguments: str, app: str = "benchmarks._shop"
+) -> Iterator[subprocess.Popen[bytes]]:
     """A real ``celery worker`` with two children, ended with its context."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "prefork", "-c", "2", "-l", "ERROR", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        app,
+        "worker",
+        "-P",
+        "prefork",
+        "-c",
+        "2",
+        "-l",
+        "ERROR",
+        *arguments,
+    ]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -68,7 +96,14 @@ def worker(environment: Mapping[str, str], *arguments: str, app: str = "benchmar
 
 def run_python(code: str, environment: Mapping[str, str]) -> Any:
     """Run a piece of Python in a process of its own; what it prints last, as JSON."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=_environment(environment), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=_environment(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -24,7 +24,7 @@ ROWS = [
 
 _PUBLISH = """
 import json
-from benchmarks.shop import app, mark, noop, noop_early, noop_late
+from benchmarks._shop import app, mark, noop, noop_early, noop_late
 n, kind = {jobs}, {kind!r}
 with app.producer_or_acquire() as producer:
     mark.apply_async(('start',), producer=producer)
@@ -53,7 +53,9 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
                 lambda ours=ours: _jobs_per_second(url, ours, jobs, with_library=True),
                 lambda theirs=theirs: _jobs_per_second(url, theirs, jobs, with_library=False),
             )
-            results.append({"name": name, "ours": a, "theirs": b, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"})
+            results.append(
+                {"name": name, "ours": a, "theirs": b, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"}
+            )
     return results
 
 

@@ -10,6 +10,7 @@ from celery import Task
 from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
+from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
@@ -24,6 +25,8 @@ _CELERYS_TASK = "celery.app.task:Task"
 _JOB = "celery_laravel:Job"
 _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
+
+_MEANT_IN_URLS = {"?", ";", "%"}
 
 _installed: WeakSet[Celery] = WeakSet()
 
@@ -71,11 +74,20 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
     """Point an app at the embedded default, and return the app.
 
     Broker, results and store are SQLite files in the folder ``path``, which is
-    made if it is missing. Nothing is installed: whether this
-    comes before or after `install` makes no difference. Meant for one machine;
-    the files must not lie on a network share.
+    made if it is missing. Nothing is installed: whether this comes before or
+    after `install` makes no difference. Meant for one machine; the files must
+    not lie on a network share.
+
+    Raises:
+        ConfigurationError: The path holds a character that has a meaning in URLs.
     """
     folder = Path(path).resolve()
+    if found := _MEANT_IN_URLS.intersection(str(folder)):
+        msg = (
+            f"embedded({str(path)!r}): the path {str(folder)!r} holds {', '.join(map(repr, sorted(found)))}, which "
+            "would be taken for the end of it in a URL. Choose a folder without."
+        )
+        raise ConfigurationError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     app.conf.update(
         broker_url=f"database+sqlite:///{folder / 'broker.db'}",
