@@ -1,0 +1,131 @@
+"""The same jobs in every pool of Celery's, on another broker, with another store, and under a worker's options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import chord
+from celery.utils import uuid
+
+from celery_laravel import MaxAttemptsExceededError
+from celery_laravel.testing.processes import wait_until
+
+if TYPE_CHECKING:
+    from tests.integration.jobs.conftest import Lab, MakeLab
+
+pytestmark = pytest.mark.redis
+
+
+def check_the_life_of_jobs(lab: Lab) -> None:
+    """What every combination must do, all at once so that jobs run side by side."""
+    done, done_key = lab.send("tries3", "raise:x", "release:0.2", "return:done")
+    failed, failed_key = lab.send("tries3", "raise:no")
+    released, released_key = lab.send("tries3", "release")
+    plain, plain_key = lab.send("plain", "release", "delete+return:5")
+    note_key = uuid()
+    jobs = [lab.sig("tries3", "release", "return:x", key=uuid()) for _ in range(3)]
+    jobs.append(lab.sig("plain", "raise:x", key=uuid()))
+    callbacks = [lab.app.tasks["note"].s(kind, note_key) for kind in ("then", "finally")]
+    batch = lab.bus.batch(jobs).allow_failures().then(callbacks[0]).finally_(callbacks[1]).dispatch()
+    chorded = chord([lab.sig("tries3", "release", "return:y", key=uuid())] * 2, lab.app.tasks["total"].s(uuid()))
+    values = chorded.apply_async()
+
+    assert done.get(timeout=30) == "done"
+    with pytest.raises(OSError, match="no"):
+        failed.get(timeout=30)
+    with pytest.raises(MaxAttemptsExceededError):
+        released.get(timeout=30)
+    assert plain.get(timeout=30) == "5"
+    assert values.get(timeout=30) == ["y", "y"]
+    assert [lab.attempts(key) for key in (done_key, failed_key, released_key)] == [[1, 2, 3]] * 3
+    assert lab.attempts(plain_key) == [1, 2]
+    assert all(run["current"] for run in lab.written(done_key, "runs"))
+    assert len(lab.wait_for(failed_key, "failed")) == 1
+    assert wait_until(lambda: lab.bus.failed.find(failed.id)).attempts == 3
+    finished = batch.wait(timeout=30)
+    assert (finished.total_jobs, finished.failed_jobs, finished.pending_jobs) == (4, 1, 0)
+    assert lab.wait_for(note_key, "notes") == [[repr(finished), "'finally'"]]
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+def test_a_pool(make_lab: MakeLab, pool: str) -> None:
+    if pool == "gevent":
+        pytest.importorskip("gevent")
+    lab = make_lab()
+    with lab.worker(pool=pool, concurrency=1 if pool == "solo" else 4) as worker:
+        check_the_life_of_jobs(lab)
+        assert "Timeouts are not enforced" in worker.log_text()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.matrix
+def test_rabbitmq(make_lab: MakeLab) -> None:
+    lab = make_lab(broker="rabbitmq")
+    with lab.worker():
+        check_the_life_of_jobs(lab)
+        result, key = lab.send("tries3", "die", "return:done", priority=3)
+        assert result.get(timeout=30) == "done"
+        assert lab.attempts(key) == [1, 2]
+        result = lab.app.tasks["echo"].apply_async((uuid(), {1}), serializer="pickle", compression="zlib")
+        assert result.get(timeout=30) == "{1}"
+
+
+@pytest.mark.rabbitmq
+def test_quorum_queues(make_lab: MakeLab) -> None:
+    lab = make_lab(broker="rabbitmq", task_default_queue_type="quorum", worker_detect_quorum_queues=True)
+    with lab.worker():
+        result, key = lab.send("tries3", "die")
+        with pytest.raises(MaxAttemptsExceededError):
+            result.get(timeout=40)
+        assert lab.attempts(key) == [1, 2, 3]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("store", ["postgresql", "mariadb"])
+def test_a_store_in_sql(make_lab: MakeLab, store: str) -> None:
+    lab = make_lab(store=store)
+    migrate = (
+        getattr(lab.bus.failed._store, "migrate", None)
+        or __import__("celery_laravel.stores.factory", fromlist=["store_of"]).store_of(lab.app).migrate
+    )
+    migrate()
+    with lab.worker():
+        check_the_life_of_jobs(lab)
+
+
+def test_the_options_of_a_worker_are_defaults_for_jobs_that_declare_nothing(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.worker("--tries", "2", "--backoff", "0.3,5", "--timeout", "1"):
+        result, key = lab.send("plain", "raise:x")
+        with pytest.raises(OSError, match="x"):
+            result.get(timeout=30)
+        first, second = (run["at"] for run in lab.written(key, "runs"))
+        assert second - first >= 0.3
+        own, own_key = lab.send("tries3", "raise:x")
+        slow, slow_key = lab.send("bare", "wait:20", "return:done")
+        assert slow.get(timeout=30) == "done"
+        assert lab.attempts(slow_key) == [1, 2]
+        wait_until(lambda: own.state == "FAILURE")
+        assert len(lab.attempts(own_key)) == 3
+        assert wait_until(lambda: lab.bus.failed.find(result.id)).attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tries", "-1"), ("--tries", "x"), ("--backoff", "1,x"), ("--backoff", "-1"), ("--timeout", "0")],
+)
+def test_a_wrong_option_is_refused_by_name(make_lab: MakeLab, option: str, value: str) -> None:
+    from celery_laravel.testing.processes import ProcessFailedError
+
+    with pytest.raises(ProcessFailedError, match=option), make_lab().worker(option, value):
+        pytest.fail("it started")
+
+
+def test_a_wrong_setting_keeps_the_worker_from_starting(make_lab: MakeLab) -> None:
+    from celery_laravel.testing.processes import ProcessFailedError
+
+    lab = make_lab()
+    lab.conf["laravel_tries"] = "many"
+    with pytest.raises(ProcessFailedError, match="laravel_tries"), lab.worker():
+        pytest.fail("it started")
