@@ -54,11 +54,11 @@ class Record:
 
     def add(self, key: str, kind: str, value: Any) -> int:
         """Add to a list and return how long it is now."""
-        return int(self.client.rpush(f"record:{key}:{kind}", json.dumps(value, default=str)))  # type: ignore[arg-type]
+        return int(self.client.rpush(f"record:{key}:{kind}", json.dumps(value, default=str)))
 
     def all(self, key: str, kind: str) -> list[Any]:
         """What was added, in order."""
-        return [json.loads(value) for value in self.client.lrange(f"record:{key}:{kind}", 0, -1)]  # type: ignore[union-attr]
+        return [json.loads(value) for value in self.client.lrange(f"record:{key}:{kind}", 0, -1)]
 
 
 def make_app(broker: str, backend: str, store: str, record: str, queue: str, **conf: Any) -> Celery:

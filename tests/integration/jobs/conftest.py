@@ -41,7 +41,7 @@ class Lab:
         return [run["attempt"] for run in self.app.record.all(key, "runs")]
 
     def written(self, key: str, kind: str) -> list[Any]:
-        return self.app.record.all(key, kind)
+        return list(self.app.record.all(key, kind))
 
     def wait_for(self, key: str, kind: str, count: int = 1, timeout: float = 30) -> list[Any]:
         """Wait until so many entries are written, and return them."""

@@ -23,13 +23,13 @@ class Watched:
     """A batch whose callbacks are counted."""
 
     def __init__(self, lab: Lab, jobs: Any, **options: Any) -> None:
-        self.lab, self.key = lab, uuid()
+        self.lab, self.key = lab, str(uuid())
         pending = lab.bus.batch(jobs).name("watched")
         for kind in ("then", "catch", "finally_"):
             pending = getattr(pending, kind)(lab.app.tasks["note"].s(kind, self.key))
         if options.get("allow_failures"):
             pending = pending.allow_failures()
-        self.batch = pending.dispatch()
+        self.batch: Batch = pending.dispatch()
 
     def finished(self) -> Batch:
         return self.batch.wait(timeout=30)

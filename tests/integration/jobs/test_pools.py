@@ -9,7 +9,8 @@ from celery import chord
 from celery.utils import uuid
 
 from celery_laravel import MaxAttemptsExceededError
-from celery_laravel.testing.processes import wait_until
+from celery_laravel.stores.factory import store_of
+from celery_laravel.testing.processes import ProcessFailedError, wait_until
 
 if TYPE_CHECKING:
     from tests.integration.jobs.conftest import Lab, MakeLab
@@ -81,15 +82,13 @@ def test_quorum_queues(make_lab: MakeLab) -> None:
         assert lab.attempts(key) == [1, 2, 3]
 
 
-@pytest.mark.postgresql
-@pytest.mark.parametrize("store", ["postgresql", "mariadb"])
+@pytest.mark.parametrize(
+    "store",
+    [pytest.param("postgresql", marks=pytest.mark.postgresql), pytest.param("mariadb", marks=pytest.mark.mariadb)],
+)
 def test_a_store_in_sql(make_lab: MakeLab, store: str) -> None:
     lab = make_lab(store=store)
-    migrate = (
-        getattr(lab.bus.failed._store, "migrate", None)
-        or __import__("celery_laravel.stores.factory", fromlist=["store_of"]).store_of(lab.app).migrate
-    )
-    migrate()
+    store_of(lab.app).migrate()
     with lab.worker():
         check_the_life_of_jobs(lab)
 
@@ -116,15 +115,11 @@ def test_the_options_of_a_worker_are_defaults_for_jobs_that_declare_nothing(make
     [("--tries", "-1"), ("--tries", "x"), ("--backoff", "1,x"), ("--backoff", "-1"), ("--timeout", "0")],
 )
 def test_a_wrong_option_is_refused_by_name(make_lab: MakeLab, option: str, value: str) -> None:
-    from celery_laravel.testing.processes import ProcessFailedError
-
     with pytest.raises(ProcessFailedError, match=option), make_lab().worker(option, value):
         pytest.fail("it started")
 
 
 def test_a_wrong_setting_keeps_the_worker_from_starting(make_lab: MakeLab) -> None:
-    from celery_laravel.testing.processes import ProcessFailedError
-
     lab = make_lab()
     lab.conf["laravel_tries"] = "many"
     with pytest.raises(ProcessFailedError, match="laravel_tries"), lab.worker():
