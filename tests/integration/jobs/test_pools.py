@@ -88,7 +88,7 @@ def test_quorum_queues(make_lab: MakeLab) -> None:
 )
 def test_a_store_in_sql(make_lab: MakeLab, store: str) -> None:
     lab = make_lab(store=store)
-    store_of(lab.app).migrate()
+    store_of(lab.app).migrate()  # type: ignore[attr-defined]  # the tables of SQL stores alone
     with lab.worker():
         check_the_life_of_jobs(lab)
 
