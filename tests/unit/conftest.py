@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from celery import Celery, _state
+from hypothesis import HealthCheck, settings
 
 from celery_laravel import install
 from celery_laravel.stores import factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+# Side by side with other programs, a machine may be slow at times; that is no failure.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

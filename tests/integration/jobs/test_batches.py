@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from celery_laravel import Batch
     from tests.integration.jobs.conftest import Lab
 
-pytestmark = [pytest.mark.redis, pytest.mark.matrix]
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.matrix,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery 5.6 with a newer redis
+]
 
 
 class Watched:

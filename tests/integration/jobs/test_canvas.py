@@ -15,7 +15,11 @@ from celery_laravel.testing.processes import wait_until
 if TYPE_CHECKING:
     from tests.integration.jobs.conftest import Lab
 
-pytestmark = [pytest.mark.redis, pytest.mark.matrix]
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.matrix,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery 5.6 with a newer redis
+]
 
 LONG_WAYS = [
     ["release", "return:x"],

@@ -16,7 +16,10 @@ from celery_laravel.testing.processes import wait_until
 if TYPE_CHECKING:
     from tests.integration.jobs.conftest import Lab, MakeLab
 
-pytestmark = pytest.mark.redis
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery 5.6 with a newer redis
+]
 
 
 def test_a_job_that_kills_its_process_starts_as_often_as_its_tries_and_then_fails_once(lab: Lab) -> None:

@@ -15,7 +15,10 @@ from celery_laravel.testing.processes import ProcessFailedError, wait_until
 if TYPE_CHECKING:
     from tests.integration.jobs.conftest import Lab, MakeLab
 
-pytestmark = pytest.mark.redis
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery 5.6 with a newer redis
+]
 
 
 def check_the_life_of_jobs(lab: Lab) -> None:
