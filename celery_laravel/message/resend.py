@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from kombu.exceptions import EncodeError
+from kombu.serialization import registry
 
 from celery_laravel.message.arguments import ExceptionArgument
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.message.header import with_header
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery.canvas import Signature
 
     from celery_laravel.message.header import Header
@@ -41,6 +45,37 @@ def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which 
         if value is not None:
             signature.options.setdefault(name, value)
     return signature
+
+
+def serializers_for(task: Any, header: Header) -> Iterator[str]:
+    """The serializers to try for a job's message: the one it came in where that is known, then all the app accepts.
+
+    A plain dispatch with a serializer of its own leaves no word of it in the
+    message that the task could see.
+    """
+    names = [header.serializer or task.serializer or "json", *task.app.conf.accept_content]
+    for name in dict.fromkeys(registry.type_to_name.get(name, name) for name in names):
+        if name in registry.name_to_type:
+            yield name
+
+
+def send_again(task: Any, signature: Signature, header: Header) -> None:
+    """Publish what `resend` made, in the first serializer that can carry it.
+
+    Raises:
+        EncodeError: None can; nothing was published.
+        Exception: Whatever keeps it from being published.
+    """
+    unencodable: EncodeError | None = None
+    for serializer in serializers_for(task, header):
+        signature.options["serializer"] = serializer
+        try:
+            signature.apply_async()
+        except EncodeError as error:
+            unencodable = unencodable or error
+        else:
+            return
+    raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
 
 
 def _as_sent(value: Any) -> Any:

@@ -13,6 +13,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import EncodeError
 
 from celery_laravel import events
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
@@ -20,7 +21,7 @@ from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.header import Header, read_header
-from celery_laravel.message.resend import resend
+from celery_laravel.message.resend import resend, send_again
 
 if TYPE_CHECKING:
     from celery_laravel.errors import StoreUnavailableError
@@ -62,7 +63,7 @@ def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
     logger.info("Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
     if copy.release is not None:
         header, delay = copy.release
-        resend(task, request, header, countdown=delay or None).apply_async()
+        send_again(task, resend(task, request, header, countdown=delay or None), header)
     return Ignore(copy.reason)
 
 
@@ -79,8 +80,9 @@ def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) ->
         "Job %s (%s) is put back for %.0f s, because the store does not answer: %s", request.id, task.name, delay, error
     )
     try:
-        signature = resend(task, request, read_header(request.headers), countdown=delay)
-        signature.apply_async()
+        header = read_header(request.headers)
+        signature = resend(task, request, header, countdown=delay)
+        send_again(task, signature, header)
     except Exception as unsent:
         return Reject(unsent, requeue=True)
     return Retry("the store does not answer", exc=error, when=delay, sig=signature)
@@ -106,7 +108,11 @@ def _release(  # noqa: PLR0917  the parts of one attempt
     header = settlement.released(running, outcome)
     signature = resend(task, request, header, countdown=outcome.delay or None)
     try:
-        signature.apply_async()
+        send_again(task, signature, header)
+    except EncodeError as unsent:  # which no other worker could do either
+        running.outcome = Failed(unsent)
+        settlement.failed(task, request, running, unsent, *arguments)
+        return unsent
     except Exception as unsent:
         if task.acks_late or running.header.batch_id is not None:
             logger.exception(

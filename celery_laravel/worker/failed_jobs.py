@@ -7,14 +7,17 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.saferepr import saferepr
+from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
 from celery_laravel import clock
 from celery_laravel.message.exceptions import describe
+from celery_laravel.message.resend import serializers_for
 from celery_laravel.stores.records import FailedJob
 
 if TYPE_CHECKING:
     from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.message.header import Header
 
 DEFAULT_CONNECTION = "default"
 
@@ -24,12 +27,13 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
 
     The payload is the signature that Celery makes of the running request
     (arguments, headers, routing, callbacks, the rest of its chain, its chord),
-    in the serializer the message came with, so whatever could travel can be
+    in the first serializer that can carry it, so whatever could travel can be
     kept.
+
+    Raises:
+        EncodeError: None can.
     """
-    signature = task.signature_from_request(request)
-    serializer = running.header.serializer or task.serializer or "json"
-    content_type, encoding, body = dumps(dict(signature), serializer=serializer)
+    content_type, encoding, body = _encoded(task, task.signature_from_request(request), running.header)
     is_text = isinstance(body, str)
     return FailedJob(
         id=running.id,
@@ -50,6 +54,17 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
             "is_base64": not is_text,
         },
     )
+
+
+def _encoded(task: Any, signature: Any, header: Header) -> tuple[str, str, Any]:
+    unencodable: EncodeError | None = None
+    for serializer in serializers_for(task, header):
+        signature.options["serializer"] = serializer
+        try:
+            return dumps(dict(signature), serializer=serializer)  # type: ignore[no-any-return]
+        except EncodeError as error:
+            unencodable = unencodable or error
+    raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
 
 
 def queue_of(request: Any) -> str | None:

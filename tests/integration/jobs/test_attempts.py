@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.utils import uuid
 
 from celery_laravel import JobTimedOutError, ManuallyFailedError, MaxAttemptsExceededError
 from celery_laravel.testing.processes import wait_until
@@ -206,6 +207,13 @@ def test_a_revoked_job_does_not_run_again(lab: Lab) -> None:
     result.revoke()
     wait_until(lambda: result.state == "REVOKED")
     assert lab.attempts(key) == [1]
+
+
+def test_a_plain_task_whose_arguments_only_pickle_can_carry_may_be_released(lab: Lab) -> None:
+    key = uuid()
+    result = lab.app.tasks["bare"].apply_async((key, ["release", "release", "return:x"], {1}), serializer="pickle")
+    assert result.get(timeout=30) == "x"
+    assert lab.attempts(key) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", 2 + 3j], ids=repr)

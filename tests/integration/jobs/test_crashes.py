@@ -11,7 +11,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils import uuid
 
 from celery_laravel import MaxAttemptsExceededError
-from celery_laravel.testing.processes import wait_until
+from celery_laravel.testing.processes import free_port, wait_until
 
 if TYPE_CHECKING:
     from tests.integration.jobs.conftest import Lab, MakeLab
@@ -136,6 +136,17 @@ def test_a_batch_survives_its_workers(make_lab: MakeLab) -> None:
         assert lab.send("plain", "return:x")[0].get(timeout=30) == "x"
         assert len(lab.written(note_key, "notes")) == 2
         assert all(1 <= len(lab.attempts(key)) <= 3 for key in keys)
+
+
+def test_a_job_does_not_run_while_its_attempts_cannot_be_counted(make_lab: MakeLab) -> None:
+    """It is put back; a plain task needs no store, and runs."""
+    lab = make_lab(store=f"redis://127.0.0.1:{free_port()}/0")
+    with lab.worker() as worker:
+        result, key = lab.send("tries3", "return:x")
+        wait_until(lambda: result.state == "RETRY")
+        worker.wait_for_log("the store does not answer")
+        assert lab.send("bare", "return:x")[0].get(timeout=30) == "x"
+        assert lab.attempts(key) == []
 
 
 def test_prefetched_jobs_use_up_nothing_when_the_worker_is_stopped(make_lab: MakeLab) -> None:

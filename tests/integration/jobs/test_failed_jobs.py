@@ -139,8 +139,8 @@ def test_a_plain_task_leaves_no_record(lab: Lab) -> None:
 def test_a_failed_member_with_arguments_only_pickle_can_carry_is_recorded(lab: Lab) -> None:
     key = uuid()
     member = lab.app.tasks["breaks"].si(key, {1, 2}).set(serializer="pickle")
-    batch = lab.bus.batch([member, lab.sig("bare", "raise:x", key=uuid()).set(serializer="pickle")]).allow_failures()
-    finished = batch.dispatch().wait(timeout=30)
+    plain = lab.app.tasks["bare"].si(uuid(), ["release", "raise:x"], {3}).set(serializer="pickle")
+    finished = lab.bus.batch([member, plain]).allow_failures().dispatch().wait(timeout=30)
     assert finished.failed_jobs == 2
     for job_id in finished.failed_job_ids:
         recorded(lab, job_id)
