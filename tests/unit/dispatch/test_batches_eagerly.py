@@ -1,0 +1,117 @@
+"""Batches of an app that runs its tasks where they are dispatched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, chain, group
+
+from celery_laravel import BatchDispatchError, Bus, install
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery]) -> Celery:
+    app = install(make_app(task_always_eager=True))
+    seen: list[Any] = []
+    app.seen = seen
+
+    @app.task(name="ok", tries=2, bind=True)
+    def ok(self: Any) -> None:
+        if self.attempts == 1:
+            self.release(5)
+
+    @app.task(name="bad")
+    def bad() -> None:
+        raise OSError("bad")
+
+    @app.task(name="note")
+    def note(batch: Any, *rest: Any) -> None:
+        seen.append((rest[-1], batch.processed_jobs, *map(repr, rest[:-1])))
+
+    return app
+
+
+def dispatched(app: Celery, jobs: Any, **options: Any) -> Any:
+    note = app.tasks["note"]
+    pending = Bus(app).batch(jobs).then(note.s("then")).catch(note.s("catch")).finally_(note.s("finally"))
+    return pending.allow_failures(options.get("allow", False)).dispatch()
+
+
+def test_every_job_has_run_when_the_dispatch_returns(app: Celery) -> None:
+    batch = dispatched(app, (app.tasks["ok"].si() for _ in range(3)))
+    assert (batch.total_jobs, batch.pending_jobs, batch.progress) == (3, 0, 100)
+    assert app.seen == [("then", 3), ("finally", 3)]
+
+
+def test_a_failure_is_counted_and_not_raised(app: Celery) -> None:
+    batch = dispatched(app, [app.tasks["bad"].si(), app.tasks["ok"].si()], allow=True)
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (2, 1, 0)
+    assert [kind for kind, *_ in app.seen] == ["catch", "finally"]
+    assert "OSError" in app.seen[0][-1]
+
+
+@pytest.mark.parametrize("make", [lambda *s: [list(s)], lambda *s: [chain(*s)], lambda *s: [[s[0], group(s[1:])]]])
+def test_the_rest_of_a_chain_that_failed_never_runs(app: Celery, make: Any) -> None:
+    batch = dispatched(app, make(app.tasks["bad"].si(), app.tasks["ok"].si(), app.tasks["ok"].si()))
+    assert (batch.total_jobs, batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (3, 1, 2, 0)
+
+
+@pytest.mark.parametrize("wrong", [5, "x", [5], [None], [[]], [lambda: None]])
+def test_what_is_no_signature_is_refused_and_leaves_nothing(app: Celery, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="batch"):
+        dispatched(app, wrong)
+    assert Bus(app).batches() == []
+
+
+def test_a_task_in_place_of_its_signature_is_refused_with_a_hint(app: Celery) -> None:
+    with pytest.raises(TypeError, match=r"Did you mean ok\.s"):
+        dispatched(app, [app.tasks["ok"]])
+
+
+def test_an_iterable_that_fails_midway_cancels_the_batch_and_says_how_many_were_sent(app: Celery) -> None:
+    def jobs() -> Iterator[Any]:
+        for _ in range(1000):
+            yield app.tasks["ok"].si()
+        raise LookupError("no more")
+
+    with pytest.raises(BatchDispatchError, match="after 1000 jobs") as caught:
+        dispatched(app, jobs())
+    assert isinstance(caught.value.__cause__, LookupError)
+    batch = Bus(app).find_batch(caught.value.batch_id)
+    assert batch is not None
+    assert batch.cancelled
+    assert batch.finished
+
+
+@pytest.mark.parametrize("callback", [len, lambda batch: None, "note", 5])
+def test_a_callback_that_cannot_travel_is_refused_where_it_is_given(app: Celery, callback: Any) -> None:
+    with pytest.raises(TypeError, match="then"):
+        Bus(app).batch([]).then(callback)
+
+
+def test_options_must_travel(app: Celery) -> None:
+    with pytest.raises(TypeError):
+        Bus(app).batch([]).with_option("k", object())
+    assert Bus(app).batch([]).with_option("k", [1]).dispatch().options["k"] == [1]
+
+
+def test_an_empty_batch_is_finished(app: Celery) -> None:
+    batch = dispatched(app, [])
+    assert (batch.total_jobs, batch.progress, batch.finished) == (0, 100, True)
+    assert app.seen == [("then", 0), ("finally", 0)]
+
+
+def test_a_batch_is_equal_to_itself_after_travelling(app: Celery) -> None:
+    import pickle
+
+    from kombu.utils.json import dumps, loads
+
+    batch = dispatched(app, [app.tasks["ok"].si()])
+    assert loads(dumps(batch)) == batch == pickle.loads(pickle.dumps(batch))
+    assert loads(dumps(batch.to_dict()))["id"] == batch.id
