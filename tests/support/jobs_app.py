@@ -213,6 +213,16 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
             record.add(args[0], "context", "enter")
             return super().__call__(*args, **kwargs)
 
+    class DiesLate(Task):
+        def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            if record.add(args[0], "deaths", 1) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(name="dies_late", shared=False, base=DiesLate)
+    def dies_late(key: str) -> None:
+        """Lose its process after its success is stored, before anything follows from it."""
+        record.add(key, "runs", 1)
+
     @app.task(name="wrapped", shared=False, bind=True, base=Context, tries=3)
     def wrapped(self: Any, key: str) -> Any:
         record.add(key, "runs", self.attempts)

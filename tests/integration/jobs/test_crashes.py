@@ -89,6 +89,15 @@ def test_a_member_over_its_hard_limit_does_not_leave_its_batch_waiting(lab: Lab)
     assert (batch.total_jobs, batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (2, 1, 1, 0)
 
 
+@pytest.mark.matrix
+def test_a_member_whose_process_dies_after_its_success_is_counted_once(lab: Lab) -> None:
+    key = uuid()
+    batch = lab.bus.batch([lab.app.tasks["dies_late"].si(key), lab.sig("plain", "return:x", key=uuid())]).dispatch()
+    batch = batch.wait(timeout=40)
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (2, 0, 0)
+    assert 1 <= len(lab.written(key, "runs")) <= 2
+
+
 def test_a_terminated_member_does_not_leave_its_batch_waiting(lab: Lab) -> None:
     key = uuid()
     batch = lab.bus.batch([lab.sig("plain", "wait:20", key=key), lab.sig("plain", "return:x", key=uuid())]).dispatch()
