@@ -58,6 +58,10 @@ class RedisAttemptStore:
         answer = self._connections.call(_END, (self._keys.attempt(end.job_id),), end_arguments(end, keep))
         return bool(answer == 1)
 
+    def end_soon(self, end: AttemptEnd, *, keep: timedelta) -> None:
+        """`end`, without waiting for the answer; until it is in, a copy of the message may start once more."""
+        self._connections.post(_END, (self._keys.attempt(end.job_id),), end_arguments(end, keep))
+
     def renew(self, owners: Mapping[str, str], *, lease: timedelta) -> frozenset[str]:
         held: list[str] = []
         jobs = list(owners)

@@ -44,6 +44,10 @@ class ClusterConnections:
 
         return self._patiently(run)
 
+    def post(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
+        """Run a script; its answer is awaited all the same."""
+        self.call(script, keys, arguments)
+
     def call_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run a script several times, one after another: they may be for several nodes."""
         return [self.call(script, keys, arguments) for keys, arguments in calls]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
     from celery_laravel.stores.redis.scripts import Argument, Call, Script
 
+logger = logging.getLogger(__name__)
+
 KEPT_IDLE = 64
+MOST_OWED = 16
+"""Answers that may be outstanding on one connection before somebody waits for them."""
 
 
 class Connections:
@@ -32,6 +37,10 @@ class Connections:
 
     A call whose connection is lost is made again, for about three seconds; the
     scripts are such that a repeated call does nothing twice.
+
+    What is posted is sent at once, and its answer read with that of the next
+    call, so that nobody waits for it. If that answer shows that it was not done,
+    it is sent again with the next call.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,6 +48,8 @@ class Connections:
         self._make = connection_maker(url)
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
+        self._undone: list[bytes] = []
+        self._posted: set[bytes] = set()
 
     def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a script on the server and return its answer.
@@ -61,6 +72,24 @@ class Connections:
             first = None if isinstance(error, NoScriptError) else error
             return self._retry(first, [script.packed_in_full(keys, arguments) for keys, arguments in calls])
 
+    def post(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
+        """Have a script run on the server, without waiting for the answer. The script must bear to be run twice.
+
+        The first time it is waited for all the same, which makes the server
+        know the script.
+
+        Raises:
+            StoreUnavailableError: The server cannot be reached.
+        """
+        if script.digest not in self._posted:
+            self.call(script, keys, arguments)
+            self._posted.add(script.digest)
+            return
+        try:
+            self._post(script.packed(keys, arguments), script.packed_in_full(keys, arguments))
+        except (RedisError, OSError):
+            self.call(script, keys, arguments)
+
     def command(self, *arguments: Argument) -> Any:
         """Send a command that may be repeated, and return its answer."""
         packed = [packed_command(arguments)]
@@ -79,7 +108,7 @@ class Connections:
                 connection = self._idle.pop()
             except IndexError:
                 return
-            connection.disconnect()
+            self._drop(connection)
 
     def _retry(self, error: Exception | None, commands: list[bytes]) -> list[Any]:
         patience = Patience(self.url)
@@ -94,30 +123,63 @@ class Connections:
             except (RedisError, OSError) as again:
                 error = again
 
+    def _post(self, packed: bytes, in_full: bytes) -> None:
+        connection = self._take()
+        if len(_owed(connection)) >= MOST_OWED:
+            self._give_back(connection)
+            self._exchange([packed])
+            return
+        try:
+            connection.send_packed_command([packed], check_health=False)
+        except BaseException:
+            self._drop(connection)
+            raise
+        _owed(connection).append(in_full)
+        self._give_back(connection)
+
     def _exchange(self, commands: list[bytes]) -> list[Any]:
         """Send commands and return their answers, or raise the first error among them once all are in."""
-        if self._pid != os.getpid():
-            self._pid, self._idle = os.getpid(), deque()
-        idle = self._idle
+        connection = self._take()
+        owed = _owed(connection)
+        undone, self._undone = self._undone, []
         try:
-            connection = idle.pop()
-        except IndexError:
-            connection = self._make()
-            connection.connect()  # sending would connect too, but not by way of sentinels
-        try:
-            connection.send_packed_command(commands, check_health=False)
+            connection.send_packed_command([*undone, *commands] if undone else commands, check_health=False)
+            late = [_answer(connection) for _ in range(len(owed) + len(undone))]
             answers = [_answer(connection) for _ in commands]
         except BaseException:  # out of step: whoever used it next would read our answer
-            connection.disconnect()
+            self._undone += undone
+            self._drop(connection)
             raise
-        if len(idle) < KEPT_IDLE:
-            idle.append(connection)
-        else:
-            connection.disconnect()
+        if late:
+            self._undone += [
+                posted for posted, answer in zip([*owed, *undone], late, strict=True) if _is_undone(answer)
+            ]
+            owed.clear()
+        self._give_back(connection)
         for answer in answers:
             if isinstance(answer, ResponseError):
                 raise answer
         return answers
+
+    def _take(self) -> Any:
+        if self._pid != os.getpid():
+            self._pid, self._idle, self._undone = os.getpid(), deque(), []
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._make()
+            connection.connect()  # sending would connect too, but not by way of sentinels
+            return connection
+
+    def _give_back(self, connection: Any) -> None:
+        if len(self._idle) < KEPT_IDLE:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+
+    def _drop(self, connection: Any) -> None:
+        self._undone += _owed(connection)
+        connection.disconnect()
 
 
 def _answer(connection: Any) -> Any:
@@ -125,3 +187,19 @@ def _answer(connection: Any) -> Any:
         return connection.read_response()
     except ResponseError as error:  # an answer like any other: the connection is still in step
         return error
+
+
+def _owed(connection: Any) -> list[bytes]:
+    """What was posted on a connection and not yet answered, in the form that needs no script to be known."""
+    owed: list[bytes] = connection.__dict__.setdefault("celery_laravel_owed", [])
+    return owed
+
+
+def _is_undone(answer: Any) -> bool:
+    """Whether what was posted is to be sent again; an error that would come again is logged."""
+    if not isinstance(answer, ResponseError):
+        return False
+    if isinstance(answer, NoScriptError) or is_unavailable(answer):
+        return True
+    logger.error("The end of a job's turn could not be written down: %s", answer)
+    return False

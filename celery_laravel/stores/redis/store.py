@@ -54,12 +54,18 @@ class RedisStore:
         return self._connections.url
 
     def settle(self, *, member: MemberEnd | None, attempt: AttemptEnd | None, keep: timedelta) -> BatchChange | None:
-        """Count a batch's member and end a turn: one step, but on a cluster two calls, in that order."""
+        """Count a batch's member and end a turn: one step, but on a cluster two calls, in that order.
+
+        Where there is only the last turn to end, nobody waits for the answer:
+        a crash at this very moment leaves at worst an attempt that looks as if it had crashed.
+        """
         if member is not None and attempt is not None and not self._is_cluster:
             key = self._keys.attempt(attempt.job_id)
             return self.batches.settle(member, key, end_arguments(attempt, keep))
         change = None if member is None else self.batches.end_member(member)
-        if attempt is not None:
+        if attempt is not None and attempt.is_final:
+            self.attempts.end_soon(attempt, keep=keep)
+        elif attempt is not None:
             self.attempts.end(attempt, keep=keep)
         return change
 
