@@ -1,4 +1,4 @@
-"""The task class: where dispatch and work meet, and the one place that speaks Celery's language of exceptions."""
+"""The task class: where dispatch and work meet."""
 
 from __future__ import annotations
 
@@ -13,25 +13,19 @@ from celery.states import FAILURE
 from celery.utils import uuid
 
 from celery_laravel import events
-from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
+from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
-from celery_laravel.attempt.running_job import RunningJob, bind_arguments
+from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
 from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher
-from celery_laravel.errors import (
-    JobReleasedError,
-    ManuallyFailedError,
-    MaxAttemptsExceededError,
-    StoreUnavailableError,
-)
+from celery_laravel.errors import ManuallyFailedError
 from celery_laravel.message.arguments import register_exceptions
-from celery_laravel.message.header import has_header, read_header, with_header
+from celery_laravel.message.header import has_header, is_callback, read_header
 from celery_laravel.message.options import JobOptions, is_seconds, read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.runtime import Runtime, runtime_of
 from celery_laravel.settings import settings_of
-from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted, unstarted
-from celery_laravel.worker.executor import CELERYS_OWN, NotStarted
+from celery_laravel.worker.conclusion import unstarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,14 +34,8 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.canvas import Signature
 
-_RUNNING = "_laravel"
-"""The attribute of a request that holds its `RunningJob`; None for a plain task that has not asked for one."""
-
 _AWAITS_SUPER = "_laravel_awaits_super"
 """Set on a request while a ``__call__`` of the user's own is to call ``super().__call__``, which is the job's code."""
-
-_EAGER_TURNS = 1000
-"""How often an eager job may put itself back before that is taken for a loop without end."""
 
 
 class Job(Task):
@@ -87,9 +75,8 @@ class Job(Task):
                 its settings is wrong.
         """
         cls._is_builtin = str(cls.name).startswith("celery.")
-        if not cls._is_builtin and "job_options" not in vars(
-            cls
-        ):  # Celery binds a task again when the app is finalised
+        is_new = "job_options" not in vars(cls)  # Celery binds a task again when the app is finalised
+        if is_new and not cls._is_builtin:
             cls.job_options = read_options(cls, Job)
             cls._declares_nothing = cls.job_options.is_plain
             cls.declares_acks_late = cls.acks_late is not None
@@ -159,7 +146,7 @@ class Job(Task):
         _task_stack.push(self)
         self.push_request(**vars(request))
         try:
-            return self._run_sync(self.request_stack.top, args, kwargs, keeps_record=keeps_record)
+            return self._runtime.runs.in_caller(self, self.request_stack.top, args, kwargs, keeps_record=keeps_record)
         finally:
             self.pop_request()
             _task_stack.pop()
@@ -236,7 +223,7 @@ class Job(Task):
         request = self.request_stack.top
         if request is None or request.called_directly:
             return super().__call__(*args, **kwargs)
-        if _RUNNING not in request.__dict__:
+        if RUNNING not in request.__dict__:
             return self._attempt(request, args, kwargs)
         if request.__dict__.pop(_AWAITS_SUPER, False):
             return self.run(*args, **kwargs)
@@ -250,7 +237,7 @@ class Job(Task):
         A retry of Celery's own has Celery's own budget and uses up no attempt.
         """
         request = self.request if request is None else request
-        running: RunningJob | None = request.__dict__.get(_RUNNING)
+        running: RunningJob | None = request.__dict__.get(RUNNING)
         if running is None:
             return super().signature_from_request(request, args, kwargs, queue, **extra_options)
         return resend(
@@ -259,7 +246,7 @@ class Job(Task):
 
     def on_replace(self, sig: Signature) -> Any:
         """Hand a batch's member over to the signature that takes this job's place (Celery's ``replace``)."""
-        running: RunningJob | None = self.request.__dict__.get(_RUNNING)
+        running: RunningJob | None = self.request.__dict__.get(RUNNING)
         if running is not None:
             if running.header.batch_id is not None:
                 hand_over(self._runtime.store, running, sig)
@@ -282,7 +269,7 @@ class Job(Task):
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.push_request(**vars(request))
         try:
-            self.request_stack.top.__dict__[_RUNNING] = running
+            self.request_stack.top.__dict__[RUNNING] = running
             if error is None:
                 runtime.settlement.succeeded(self, running, args, kwargs)
             else:
@@ -292,48 +279,12 @@ class Job(Task):
             self.pop_request()
 
     def _attempt(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        request.__dict__[_RUNNING] = None
         runtime = self._runtime
         is_managed = not self._is_plain(request, runtime)
-        if not is_managed and not events.anyone_follows_attempts():
-            return self._run_plainly(request, args, kwargs)
-        try:
-            running = runtime.executor.begin(self, request)
-        except StoreUnavailableError as error:
-            raise put_back_unstarted(self, request, error) from error
-        if isinstance(running, NotStarted):
-            raise drop(self, request, running)
-        running.is_managed = is_managed
-        request.__dict__[_RUNNING] = running
-        args = self._refreshed(running, args)
-        outcome = runtime.executor.run(self, running, args, kwargs)
-        for _ in range(_EAGER_TURNS if request.is_eager else 0):
-            if not isinstance(outcome, Released):
-                break
-            outcome = self._run_again_eagerly(request, running, outcome, args, kwargs)
-            running = request.__dict__[_RUNNING]
-        if request.is_eager and isinstance(outcome, Released):
-            endless = f"{self.name} has put itself back {_EAGER_TURNS} times in eager mode, where no time passes."
-            running.outcome = outcome = Failed(MaxAttemptsExceededError(endless))
-        return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
-
-    def _run_plainly(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a task that declares nothing; it has an outcome only if it spoke up (`release`, `fail`, `delete`)."""
-        try:
-            value = self.run_code(*args, **kwargs)
-        except CELERYS_OWN:
-            raise
-        except Exception as error:
-            running = request.__dict__[_RUNNING]
-            if running is None:
-                raise
-            outcome = self._runtime.executor.judge(self, running, args, kwargs, error=error)
-        else:
-            running = request.__dict__[_RUNNING]
-            if running is None:
-                return value
-            outcome = self._runtime.executor.judge(self, running, args, kwargs, value=value)
-        return conclude(self, request, self._runtime.settlement, running, outcome, (args, kwargs))
+        if is_managed or events.anyone_follows_attempts():
+            args = self._refreshed(request, args)
+            return runtime.runs.managed(self, request, args, kwargs, keeps_record=is_managed)
+        return runtime.runs.plainly(self, request, args, kwargs)
 
     def run_code(self, *args: Any, **kwargs: Any) -> Any:
         """Run the job's own code: ``run``, inside the ``__call__`` that a base class of the user's may define."""
@@ -343,65 +294,30 @@ class Job(Task):
         self.request_stack.top.__dict__[_AWAITS_SUPER] = True
         return around(self, *args, **kwargs)
 
-    def _run_again_eagerly(
-        self, request: Any, running: RunningJob, outcome: Released, args: Any, kwargs: Any
-    ) -> Outcome:
-        """Run the next attempt of an eager job at once: there is no queue for it to wait in."""
-        header = self._runtime.settlement.released(running, outcome)
-        details = {"task_id": running.id, "args": args, "kwargs": kwargs, "delay": outcome.delay}
-        events.send(events.job_released, self, **details)
-        request.headers = with_header(request.headers, header)
-        following = self._runtime.executor.begin(self, request)
-        assert isinstance(following, RunningJob), "an eager job has no copies"
-        request.__dict__[_RUNNING] = following
-        return self._runtime.executor.run(self, following, args, kwargs)
-
-    def _run_sync(self, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, keeps_record: bool) -> Any:
-        executor, settlement = self._runtime.executor, self._runtime.settlement
-        running = executor.begin(self, request, is_sync=True)
-        assert isinstance(running, RunningJob), "a job that runs in its caller has no copies"
-        running.is_managed = keeps_record
-        request.__dict__[_RUNNING] = running
-        outcome = executor.run(self, running, args, kwargs)
-        if isinstance(outcome, PassedOn):
-            raise outcome.error
-        if isinstance(outcome, Released):
-            running.is_settled = True
-            raise JobReleasedError(
-                f"{self.name} was released for {outcome.delay:g} s, and dispatch_sync has no queue.", outcome.delay
-            )
-        if isinstance(outcome, Failed):
-            settlement.failed(self, request, running, outcome.error, args, kwargs)
-            if running.raised is not None and running.raised is outcome.error:
-                raise outcome.error
-            return None
-        settlement.succeeded(self, running, args, kwargs)
-        return outcome.value
-
     def _is_plain(self, request: Any, runtime: Runtime) -> bool:
         """Whether nothing asks for this library: no option, no default, no header."""
         if has_header(request.headers):
             return False
         return self._is_builtin or (self._declares_nothing and not runtime.defaults.manage_every_job)
 
-    def _refreshed(self, running: RunningJob, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _refreshed(self, request: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """A callback's arguments, with the batch as it stands now instead of when the callback was sent."""
-        if running.header.callback is None or not args or not isinstance(args[0], Batch):
+        if not args or not isinstance(args[0], Batch) or not is_callback(request.headers):
             return args
         return (args[0].fresh() or args[0], *args[1:])
 
     def _running(self, asked: str) -> RunningJob:
         request = self.request_stack.top
-        if request is None or _RUNNING not in request.__dict__:
+        if request is None or RUNNING not in request.__dict__:
             msg = f"{self.name}.{asked} is known only while the job runs: use it inside its own code (bind=True)."
             raise RuntimeError(msg)
-        running: RunningJob | None = request.__dict__[_RUNNING]
+        running: RunningJob | None = request.__dict__[RUNNING]
         if running is None:
             header = read_header(request.headers)
             running = RunningJob(
                 request.id, self.job_options, header, Counts(header.attempts + 1), Limits(), code_ran=True
             )
-            request.__dict__[_RUNNING] = running
+            request.__dict__[RUNNING] = running
         return running
 
     @property
@@ -415,7 +331,7 @@ def current_job() -> Job | None:
     if not isinstance(task, Job):
         return None
     request = task.request_stack.top
-    return task if request is not None and _RUNNING in request.__dict__ else None
+    return task if request is not None and RUNNING in request.__dict__ else None
 
 
 def _is_in_worker() -> bool:
@@ -427,7 +343,7 @@ def _is_in_worker() -> bool:
 def _enter(self: Job, *args: Any, **kwargs: Any) -> Any:
     """``__call__`` of a job whose own base class defines one: the attempt goes around it."""
     request = self.request_stack.top
-    if request is None or request.called_directly or _RUNNING in request.__dict__:
+    if request is None or request.called_directly or RUNNING in request.__dict__:
         assert self._users_call is not None
         return self._users_call(self, *args, **kwargs)
     return self._attempt(request, args, kwargs)
@@ -465,7 +381,7 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
     if not isinstance(sender, Job):
         return
     request = sender.request_stack.top
-    running: RunningJob | None = request.__dict__.get(_RUNNING)
+    running: RunningJob | None = request.__dict__.get(RUNNING)
     error = retval if state == FAILURE else sys.exc_info()[1] if state is None else None
     if error is not None and not isinstance(error, Exception):
         return  # the process is to exit; the message comes again

@@ -13,6 +13,7 @@ from celery_laravel.stores.factory import failed_jobs_of, forget_stores, store_o
 from celery_laravel.worker.batch import BatchCallbacks
 from celery_laravel.worker.defaults import AttemptDefaults, defaults_of, forget_defaults
 from celery_laravel.worker.executor import Executor
+from celery_laravel.worker.runs import Runs
 from celery_laravel.worker.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -77,10 +78,15 @@ class Runtime:
         keep = timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
         return Settlement(lambda: self.store, lambda: self.failed_jobs, self.callbacks, keep)
 
+    @cached_property
+    def runs(self) -> Runs:
+        """Runs attempts in every way in which they come to run."""
+        return Runs(self.executor, self.settlement)
+
     def forget(self) -> None:
         """Build everything anew from the app's present configuration when it is next needed."""
         forget_defaults(self.app)
-        for name in ("executor", "callbacks", "settlement"):
+        for name in ("executor", "callbacks", "settlement", "runs"):
             self.__dict__.pop(name, None)
         forget_stores(self.app)
         forget_settings(self.app)

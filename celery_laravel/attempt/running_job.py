@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from celery_laravel.message.options import JobOptions
 
 
+RUNNING = "_laravel"
+"""The attribute of a request that holds its `RunningJob`; None for a plain task that has not asked for one."""
+
+
 @dataclass(slots=True)
 class RunningJob:
     """What is known of an attempt, and what it has said of itself so far.

@@ -124,6 +124,11 @@ def has_header(headers: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(headers, dict) and NAME in headers
 
 
+def is_callback(headers: Any) -> bool:
+    """Whether a message is a callback of a batch, as far as can be told without reading its header in full."""
+    return has_header(headers) and isinstance(headers[NAME], dict) and headers[NAME].get("callback") is not None
+
+
 def read_header(headers: Mapping[str, Any] | None) -> Header:
     """The library's header among a message's, empty when there is none."""
     return Header.decode(headers[NAME]) if has_header(headers) else _EMPTY

@@ -19,12 +19,12 @@ from celery_laravel import events
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
 from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RunningJob
-from celery_laravel.errors import InvalidMessageError
+from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.message.resend import resend, send_again
 
 if TYPE_CHECKING:
-    from celery_laravel.errors import StoreUnavailableError
+    from celery_laravel.errors import CeleryLaravelError
     from celery_laravel.worker.executor import NotStarted
     from celery_laravel.worker.settlement import Settlement
 
@@ -67,25 +67,26 @@ def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
     return Ignore(copy.reason)
 
 
-def put_back_unstarted(task: Any, request: Any, error: StoreUnavailableError) -> CelerysSignal | StoreUnavailableError:
-    """Put a job back that cannot start because the store does not answer; return what to raise.
+def put_back_unstarted(task: Any, request: Any, error: CeleryLaravelError) -> CelerysSignal | CeleryLaravelError:
+    """Put a job back that cannot start because its attempt cannot be counted; return what to raise.
 
-    It waits 5 to 15 seconds, spread so that a returning store does not meet
-    every waiting job at once.
+    The store does not answer, or cannot be used as it is: its tables have not
+    been migrated, or its driver is not installed. The job waits 5 to 15
+    seconds, spread so that a returning store does not meet every waiting job at
+    once.
     """
     if request.is_eager:
         return error
     delay = random.uniform(5, 15)
-    logger.error(
-        "Job %s (%s) is put back for %.0f s, because the store does not answer: %s", request.id, task.name, delay, error
-    )
+    reason = "the store does not answer" if isinstance(error, StoreUnavailableError) else "the store cannot be used"
+    logger.error("Job %s (%s) is put back for %.0f s, because %s: %s", request.id, task.name, delay, reason, error)
     try:
         header = read_header(request.headers)
         signature = resend(task, request, header, countdown=delay)
         send_again(task, signature, header)
     except Exception as unsent:
         return Reject(unsent, requeue=True)
-    return Retry("the store does not answer", exc=error, when=delay, sig=signature)
+    return Retry(reason, exc=error, when=delay, sig=signature)
 
 
 def unstarted(task: Any, request: Any) -> RunningJob:
