@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task, chain
 from celery.canvas import Signature
 
-from celery_laravel.errors import BatchDispatchError
+from celery_laravel.errors import BatchDispatchError, ConfigurationError
 from celery_laravel.message.canvas import mark_members, tasks_of
 from celery_laravel.message.header import read_header
 from celery_laravel.stores.records import MemberEnd, MemberState
@@ -40,6 +40,7 @@ def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: A
 
     Raises:
         TypeError: The very first slice holds something that is no signature; nothing was added.
+        ConfigurationError: It holds a task that is no job; nothing was added.
         BatchDispatchError: Something failed later. The batch has been
             cancelled, and the members that were counted but not sent are
             counted as never to run.
@@ -102,7 +103,20 @@ def _slices(app: Celery, signatures: Any) -> Iterator[list[Signature]]:
         raise TypeError(msg)
     numbered = enumerate(signatures)
     while chunk := [as_signature(app, item, position) for position, item in islice(numbered, SLICE)]:
+        _refuse_uncounted(app, chunk)
         yield chunk
+
+
+def _refuse_uncounted(app: Celery, members: list[Signature]) -> None:
+    """Refuse tasks of an app without the library: they would run, and their batch wait for ever."""
+    for name in {task["task"] for member in members for task in tasks_of(member)}:
+        task = app.tasks.get(name)  # unknown here, it may be known to a worker
+        if task is not None and not name.startswith("celery.") and not hasattr(task, "job_options"):
+            msg = (
+                f"Task {name!r} is a plain task of Celery's, so that its batch could not count it and would wait for "
+                f"ever. Call install(app) where the app {app.main!r} is made."
+            )
+            raise ConfigurationError(msg)
 
 
 def _size(member: Signature) -> int:

@@ -92,6 +92,8 @@ class PendingBatch:
 
         Raises:
             TypeError: A job is no signature, and nothing was sent.
+            ConfigurationError: A task is no job, as `install` has not been
+                called, or the store cannot be used; nothing was sent.
             BatchDispatchError: Something failed midway; the batch is cancelled.
             StoreUnavailableError: The store did not answer, and nothing was sent.
         """
