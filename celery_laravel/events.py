@@ -27,7 +27,6 @@ job_failed = _signal("job_failed", "exception")
 job_timed_out = _signal("job_timed_out", "exception")
 job_retry_requested = _signal("job_retry_requested")
 batch_dispatched = Signal(name="batch_dispatched", providing_args={"batch"})
-batch_started = Signal(name="batch_started", providing_args={"batch"})
 batch_finished = Signal(name="batch_finished", providing_args={"batch"})
 batch_cancelled = Signal(name="batch_cancelled", providing_args={"batch"})
 

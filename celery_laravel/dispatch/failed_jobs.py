@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import logging
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
+from celery.states import RETRY
 from kombu.serialization import loads, registry
 
 from celery_laravel import events
@@ -17,37 +20,75 @@ from celery_laravel.stores.factory import failed_jobs_of, store_of
 if TYPE_CHECKING:
     from celery import Celery
 
+    from celery_laravel.message.header import Header
     from celery_laravel.stores.records import FailedJob
+
+logger = logging.getLogger(__name__)
 
 _OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered", "is_eager")
 """Options of the message that failed which would revoke, delay, exhaust or belie the new one."""
 
 
-def retry_failed_job(app: Celery, job: FailedJob) -> None:
-    """Send a failed job again, under its id and from attempt 1, and forget its record.
+def retry_failed_job(app: Celery, job: FailedJob) -> bool:
+    """Send a failed job again, under its id and from attempt 1; False when somebody else has just taken its record.
 
-    A member of a batch is made pending first, with the rest of its chain. The
-    record goes last: a crash on the way leaves it there, and the job can be
-    retried once more.
+    Removing the record is what decides who sends it, so of two callers one
+    does. When sending fails, the record is put back; a process that is killed
+    in this very moment takes the job with it. A record that went only after the
+    sending could be that of the next failure, from a job that fails at once.
+    A member of a batch is pending from then on, with the rest of its chain.
 
     Raises:
         ContentDisallowed: Its payload is in a serializer that ``accept_content`` does not name.
     """
     signature = signature_of(app, job)
     header = read_header(signature.options.get("headers"))
-    task = app.tasks.get(job.task)
-    deadline = None
-    if task is not None and getattr(task, "job_options", None) is not None and task.job_options.retry_until is not None:
-        deadline = deadline_of(task, signature.args, signature.kwargs)
-    if header.batch_id is not None and header.index is not None:
-        rest = members_of(signature.options.get("chain"), header.batch_id) + members_of(
-            signature.options.get("chord"), header.batch_id
-        )
-        store_of(app).batches.revive(header.batch_id, header.index, job_id=job.id, skips=rest)
+    deadline = _deadline(app, job, signature)
     signature.options["headers"] = with_header(signature.options.get("headers"), header.afresh(deadline=deadline))
-    events.send(events.job_retry_requested, task, task_id=job.id, args=signature.args, kwargs=signature.kwargs)
-    signature.apply_async()
-    failed_jobs_of(app).forget(job.id)
+    records = failed_jobs_of(app)
+    if not records.forget(job.id):
+        return False
+    try:
+        _revive(app, job, signature, header)
+        _await_anew(app, job, signature)
+        events.send(
+            events.job_retry_requested,
+            app.tasks.get(job.task),
+            task_id=job.id,
+            args=signature.args,
+            kwargs=signature.kwargs,
+        )
+        signature.apply_async()
+    except BaseException:
+        records.record(job)
+        raise
+    return True
+
+
+def _deadline(app: Celery, job: FailedJob, signature: Signature) -> float | None:
+    """When the new ``retry_until`` ends: it is counted from the retry."""
+    options = getattr(app.tasks.get(job.task), "job_options", None)
+    if options is None or options.retry_until is None:
+        return None
+    return deadline_of(app.tasks[job.task], signature.args, signature.kwargs)
+
+
+def _revive(app: Celery, job: FailedJob, signature: Signature, header: Header) -> None:
+    if header.batch_id is None or header.index is None:
+        return
+    rest = [*members_of(signature.options.get("chain"), header.batch_id)]
+    rest += members_of(signature.options.get("chord"), header.batch_id)
+    store_of(app).batches.revive(header.batch_id, header.index, job_id=job.id, skips=rest)
+
+
+def _await_anew(app: Celery, job: FailedJob, signature: Signature) -> None:
+    """Take the failure out of the result backend, so that whoever asks for the result waits for the new one."""
+    if signature.options.get("ignore_result") or isinstance(app.backend, DisabledBackend):
+        return
+    try:
+        app.backend.store_result(job.id, None, RETRY)
+    except Exception:
+        logger.exception("The result of %s could not be reset; until the job ends it shows the old failure", job.id)
 
 
 def signature_of(app: Celery, job: FailedJob) -> Signature:

@@ -42,8 +42,8 @@ def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: A
         TypeError: The very first slice holds something that is no signature; nothing was added.
         ConfigurationError: It holds a task that is no job; nothing was added.
         BatchDispatchError: Something failed later. The batch has been
-            cancelled, and the members that were counted but not sent are
-            counted as never to run.
+            cancelled, and the members that were not sent, or the one that
+            could not be taken from the iterable, are counted as never to run.
     """
     sent = 0
     slices = _slices(app, signatures)
@@ -61,6 +61,8 @@ def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: A
         try:
             members = next(slices, None)
         except Exception as error:
+            missing = store.batches.add(batch.id, 1)  # the job that could not be made keeps `then` from firing
+            store.batches.end_member(MemberEnd(batch.id, missing, "", MemberState.SKIPPED))
             store.batches.cancel(batch.id)
             raise BatchDispatchError(batch.id, sent) from error
     return sent

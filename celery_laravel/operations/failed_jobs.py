@@ -50,19 +50,12 @@ class FailedJobs:
         sent keeps its record; its exception is raised after the others have
         been sent.
         """
-        found = self.find(id) if id != "all" else None
-        jobs = (
-            self.all(queue=queue)
-            if id == "all"
-            else [found]
-            if found is not None and queue in {None, found.queue}
-            else []
-        )
+        found = self.all(queue=queue) if id == "all" else [self.find(id)]
+        jobs = [job for job in found if job is not None and queue in {None, job.queue}]
         sent, problem = 0, None
         for job in jobs:
             try:
-                retry_failed_job(self._app, job)
-                sent += 1
+                sent += retry_failed_job(self._app, job)
             except Exception as error:
                 logger.exception("The failed job %s (%s) could not be sent again", job.id, job.task)
                 problem = problem or error

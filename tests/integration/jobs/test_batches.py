@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ from celery import chain, chord, group
 from celery.utils import uuid
 
 from celery_laravel import BatchFinishedError
+from celery_laravel.runtime import runtime_of
+from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
 from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
@@ -242,3 +245,23 @@ def test_a_revoked_member_does_not_leave_its_batch_waiting(lab: Lab) -> None:
         lab, [lab.sig("plain", "return:never", key=uuid()).set(expires=-1), *ok(lab)], allow_failures=True
     )
     assert watched.counts()[:2] == (2, 0)
+
+
+def test_callbacks_that_are_owed_are_sent_by_any_worker_and_run_once(lab: Lab) -> None:
+    """As when the process that counted the last member is killed before it can send them."""
+    key = str(uuid())
+    store = runtime_of(lab.app).store
+    signature = dict(lab.app.tasks["note"].s("finally", key))
+    store.batches.create(NewBatch(key, callbacks={"finally": [signature]}))
+    index = store.batches.add(key, 1)
+    store.batches.close(key)
+    change = store.batches.end_member(MemberEnd(key, index, "job", MemberState.SUCCEEDED))
+    assert change is not None
+    assert len(change.due) == 1
+
+    lab.wait_for(key, "notes")
+
+    wait_until(lambda: not store.batches.due(older_than=timedelta(0)))
+    runtime_of(lab.app).callbacks.send(change.batch, change.due)  # twice, as after a crash before the mark was cleared
+    assert lab.send("plain", "return:x")[0].get(timeout=30) == "x"
+    assert len(lab.written(key, "notes")) == 1

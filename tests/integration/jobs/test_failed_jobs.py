@@ -145,3 +145,14 @@ def test_a_failed_member_with_arguments_only_pickle_can_carry_is_recorded(lab: L
     for job_id in finished.failed_job_ids:
         recorded(lab, job_id)
     assert finished.retry().failed_jobs == 0
+
+
+def test_whoever_asks_for_the_result_waits_for_the_new_attempt(lab: Lab) -> None:
+    result, key = lab.send("tries1", "raise:ValueError", "wait+return:mended")
+    assert isinstance(result.get(timeout=30, propagate=False), OSError)
+    recorded(lab, result.id)
+    assert lab.bus.failed.retry(result.id) == 1
+    lab.wait_for(key, "runs", 2)
+    assert not lab.app.AsyncResult(result.id).ready()
+    lab.go_on(key)
+    assert lab.app.AsyncResult(result.id).get(timeout=30) == "mended"

@@ -87,6 +87,8 @@ def test_an_iterable_that_fails_midway_cancels_the_batch_and_says_how_many_were_
     assert batch is not None
     assert batch.cancelled
     assert batch.finished
+    assert (batch.total_jobs, batch.skipped_jobs) == (1001, 1)
+    assert "then" not in [kind for kind, *_ in app.seen]
 
 
 @pytest.mark.parametrize("callback", [len, lambda batch: None, "note", 5])
