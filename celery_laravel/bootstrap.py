@@ -36,8 +36,8 @@ def install(app: Celery) -> Celery:
 
     Works before or after tasks are declared; installing twice changes nothing.
     Celery's own tasks (``celery.*``) are left alone. The app's configuration is
-    not read here: settings are checked when the app is finalised (as the worker
-    starts, or when a task is first used).
+    not read here: settings are checked when the app is finalised (as it is when
+    a worker starts), or when the store is first needed.
 
     A task whose base class is the user's own keeps that class; `Job` is put
     behind it, in front of Celery's `Task`.

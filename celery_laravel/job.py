@@ -17,7 +17,7 @@ from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
 from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
-from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher
+from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher, refuse_what_is_not_there
 from celery_laravel.errors import ManuallyFailedError
 from celery_laravel.message.arguments import register_exceptions
 from celery_laravel.message.header import has_header, is_callback, read_header
@@ -101,7 +101,13 @@ class Job(Task):
         shadow: str | None = None,
         **options: Any,
     ) -> Any:
-        """Dispatch the job, as Celery's ``apply_async`` does, with what its options ask to be added to the message."""
+        """Dispatch the job, as Celery's ``apply_async`` does, with what its options ask to be added to the message.
+
+        Raises:
+            ConfigurationError: A keyword asks for a feature that this version
+                does not have.
+        """
+        refuse_what_is_not_there(self, options)
 
         def publish(**options: Any) -> Any:
             return super(Job, self).apply_async(
@@ -309,7 +315,10 @@ class Job(Task):
     def _running(self, asked: str) -> RunningJob:
         request = self.request_stack.top
         if request is None or RUNNING not in request.__dict__:
-            msg = f"{self.name}.{asked} is known only while the job runs: use it inside its own code (bind=True)."
+            msg = (
+                f"{self.name}.{asked} is known only while the job runs: use it inside its own code (bind=True), and "
+                "where that is called directly, call dispatch_sync(…) instead."
+            )
             raise RuntimeError(msg)
         running: RunningJob | None = request.__dict__[RUNNING]
         if running is None:

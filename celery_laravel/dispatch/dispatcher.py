@@ -9,12 +9,31 @@ from celery.utils import uuid
 
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
+from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.header import read_header, with_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_laravel.message.header import Header
+
+
+_NOT_YET = frozenset({"after_commit", "connection_name", "unique_for"})
+
+
+def refuse_what_is_not_there(task: Any, options: dict[str, Any]) -> None:
+    """Refuse keywords of ``apply_async`` that ask for a feature of later versions; Celery would ignore them.
+
+    Raises:
+        ConfigurationError: One of them has a value that asks for the feature.
+    """
+    for name in _NOT_YET.intersection(options):
+        if options[name] is not None and options[name] is not False:
+            msg = (
+                f"Task {task.name!r}: apply_async({name}={options[name]!r}) asks for what this version does not have. "
+                "Remove it."
+            )
+            raise ConfigurationError(msg)
 
 
 def needs_dispatcher(task: Any, options: dict[str, Any]) -> bool:

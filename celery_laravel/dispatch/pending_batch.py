@@ -80,7 +80,11 @@ class PendingBatch:
         Raises:
             TypeError: JSON cannot carry it.
         """
-        self._options[key] = loads(dumps(value))
+        try:
+            self._options[key] = loads(dumps(value))
+        except (TypeError, ValueError) as error:
+            msg = f"with_option({key!r}, {value!r}): options are kept with the batch as JSON: {error}"
+            raise TypeError(msg) from error
         return self
 
     def dispatch(self) -> Batch:
@@ -126,6 +130,7 @@ class PendingBatch:
                 "A plain function cannot travel to a worker: decorate it with @app.task and give function.s()."
             )
             raise TypeError(msg)
+        _refuse_uncallable(self._app, kind, callback)
         self._callbacks.setdefault(kind, []).append(_as_data(kind, callback))
         return self
 
@@ -137,6 +142,22 @@ def new_batch_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def _refuse_uncallable(app: Celery, kind: str, callback: Signature) -> None:
+    """Refuse a task that does not take what its callback is given; it could never be sent."""
+    task = app.tasks.get(callback.task)  # unknown here, it may be known to a worker
+    if task is None or callback.subtask_type is not None or not task.typing:
+        return
+    given = () if callback.immutable else ("batch", "exc") if kind == "catch" else ("batch",)
+    try:
+        task.__header__(*given, *(callback.args or ()), **(callback.kwargs or {}))
+    except TypeError as error:
+        msg = (
+            f"{kind}({callback!r}): it is called with {', '.join(given) or 'nothing'} and the signature's own "
+            f"arguments, which {callback.task} does not take: {error}"
+        )
+        raise TypeError(msg) from error
 
 
 def _as_data(kind: str, callback: Signature) -> Mapping[str, Any]:
