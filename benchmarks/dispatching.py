@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from benchmarks.measuring import alternate, private_redis, run_python
@@ -42,12 +43,8 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
         ]:
             ours, theirs, ratio = alternate(
                 rounds,
-                lambda task=task: run_python(
-                    _DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "1"}
-                ),
-                lambda task=task: run_python(
-                    _DISPATCH.format(task=task, jobs=jobs), {"BENCH_BROKER": url, "BENCH_LIBRARY": "0"}
-                ),
+                partial(_dispatches_per_second, url, task, jobs, with_library=True),
+                partial(_dispatches_per_second, url, task, jobs, with_library=False),
             )
             results.append(
                 {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"}
@@ -57,6 +54,11 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
         {"name": "import time", "ours": ours, "theirs": theirs, "ratio": ratio, "reach": "≤ 1.15", "unit": "s"}
     )
     return results
+
+
+def _dispatches_per_second(url: str, task: str, jobs: int, *, with_library: bool) -> float:
+    environment = {"BENCH_BROKER": url, "BENCH_LIBRARY": str(int(with_library))}
+    return float(run_python(_DISPATCH.format(task=task, jobs=jobs), environment))
 
 
 def _import_seconds(module: str) -> Any:

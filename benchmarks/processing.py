@@ -6,6 +6,7 @@ processing alone; the time runs from the first to the last of the jobs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import redis
@@ -50,8 +51,8 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
         for name, ours, theirs, reach in ROWS:
             a, b, ratio = alternate(
                 rounds,
-                lambda ours=ours: _jobs_per_second(url, ours, jobs, with_library=True),
-                lambda theirs=theirs: _jobs_per_second(url, theirs, jobs, with_library=False),
+                partial(_jobs_per_second, url, ours, jobs, with_library=True),
+                partial(_jobs_per_second, url, theirs, jobs, with_library=False),
             )
             results.append(
                 {"name": name, "ours": a, "theirs": b, "ratio": ratio, "reach": f"≥ {reach}", "unit": "jobs/s"}

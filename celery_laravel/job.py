@@ -109,13 +109,14 @@ class Job(Task):
         """
         refuse_what_is_not_there(self, options)
 
+        if not needs_dispatcher(self, options):
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
         def publish(**options: Any) -> Any:
             return super(Job, self).apply_async(
                 args, kwargs, producer=producer, link=link, link_error=link_error, shadow=shadow, **options
             )
 
-        if not needs_dispatcher(self, options):
-            return publish(task_id=task_id, **options)
         return dispatch(self, publish, args, kwargs, task_id, options)
 
     def delay_if(self, condition: Any, *args: Any, **kwargs: Any) -> Any:

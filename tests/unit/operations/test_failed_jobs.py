@@ -29,7 +29,7 @@ def failed_job(app: Celery) -> FailedJob:
     task = app.tasks["breaks"]
     request = {"id": uuid(), "args": (7,), "kwargs": {}, "hostname": "here", "delivery_info": {"routing_key": app.main}}
     build_tracer(task.name, task, app=app)(request["id"], (7,), {}, request)
-    (record,) = Bus(app).failed.all()
+    record: FailedJob = Bus(app).failed.all()[0]
     return record
 
 
