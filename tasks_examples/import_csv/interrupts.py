@@ -21,6 +21,15 @@ class StoppedError(BaseException):
     """
 
 
+class InterruptedByUserError(KeyboardInterrupt):
+    """An interrupt that Python takes no note of.
+
+    When a plain KeyboardInterrupt passes through an ``exec`` of text, as
+    dataclasses and Celery do it, Python remembers it, and kills itself with
+    SIGINT at the end whatever exit code the program has chosen.
+    """
+
+
 class Interrupts:
     """Turns Ctrl-C, SIGTERM and a closed terminal into one KeyboardInterrupt, at a moment that can bear it.
 
@@ -61,4 +70,4 @@ class Interrupts:
 
     def _raise(self) -> None:
         self._is_raised, self.pending = True, False
-        raise KeyboardInterrupt
+        raise InterruptedByUserError
