@@ -113,7 +113,7 @@ MOMENTS: dict[str, Callable[[Path, str], bool]] = {
     "before the worker": lambda _, output: "celery-laravel" in output,
     "as the worker starts": lambda folder, _: (folder / "worker.log").exists(),
     "as its children start": lambda folder, _: "Connected to" in (folder / "worker.log").read_text(),
-    "in the middle": lambda _, output: "25 %" in output or "26 %" in output or "27 %" in output,
+    "in the middle": lambda _, output: re.search(r"^ *[1-9]\d %", output, re.MULTILINE) is not None,
     "at the end": lambda _, output: "100 %" in output,
 }
 
