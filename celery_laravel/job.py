@@ -311,7 +311,8 @@ class Job(Task):
         """A callback's arguments, with the batch as it stands now instead of when the callback was sent."""
         if not args or not isinstance(args[0], Batch) or not is_callback(request.headers):
             return args
-        return (args[0].fresh() or args[0], *args[1:])
+        batch = args[0].bound_to(self.app)
+        return (batch.fresh() or batch, *args[1:])
 
     def _running(self, asked: str) -> RunningJob:
         request = self.request_stack.top

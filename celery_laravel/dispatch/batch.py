@@ -212,6 +212,10 @@ class Batch:
         record = self._store.batches.find(self.id)
         return None if record is None else Batch(record, self._app)
 
+    def bound_to(self, app: Celery) -> Batch:
+        """The same snapshot, speaking of this app's store. One that has travelled speaks of Celery's current app."""
+        return Batch(self._record, app)
+
     # -- watching
 
     def wait(self, timeout: float | None = None, on_progress: Callable[[Batch], Any] | None = None) -> Batch:

@@ -32,6 +32,7 @@ def app(make_app: Callable[..., Celery]) -> Celery:
 
     @app.task(name="note")
     def note(batch: Any, *rest: Any) -> None:
+        assert batch.fresh() == batch, "a callback's batch speaks of the store of its own app, whatever app is current"
         seen.append((rest[-1], batch.processed_jobs, *map(repr, rest[:-1])))
 
     return app
