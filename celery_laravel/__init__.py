@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
     )
     from celery_laravel.job import Job, current_job
-    from celery_laravel.middleware import FailOnException, Middleware, Release, Skip, SkipIfBatchCancelled
+    from celery_laravel.middleware import CurrentJob, FailOnException, Middleware, Release, Skip, SkipIfBatchCancelled
 
 __all__ = [  # noqa: RUF022  grouped by what they are for
     # installing
@@ -51,6 +51,7 @@ __all__ = [  # noqa: RUF022  grouped by what they are for
     "embedded",
     "install",
     # while a job runs
+    "CurrentJob",
     "FailOnException",
     "Middleware",
     "Release",
@@ -86,6 +87,7 @@ _HOMES = {
     "Batch": "dispatch.batch",
     "Bus": "bus",
     "Job": "job",
+    "CurrentJob": "middleware",
     "FailOnException": "middleware",
     "Middleware": "middleware",
     "Release": "middleware",
