@@ -18,7 +18,7 @@ class OwnServer:
     """A server on a port of its own, without persistence."""
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+        self.port = port or _free_port(for_cluster="--cluster-enabled" in options)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         folder.mkdir(parents=True, exist_ok=True)
         command = [redis_server(), *options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
@@ -36,6 +36,12 @@ class OwnServer:
 
     def stop(self) -> None:
         self.process.stop()
+
+
+def _free_port(*, for_cluster: bool) -> int:
+    """A free port; a node of a cluster listens 10,000 ports higher too, which must be a port as well."""
+    highest = 65535 - 10000 if for_cluster else 65535
+    return next(port for port in iter(free_port, None) if port <= highest)
 
 
 @contextmanager
