@@ -248,26 +248,28 @@ class Batch:
 
         latest: Batch | None = None
         pause = _FIRST_LOOK
-        while latest is None or not latest.finished:
+        while True:
             seen = await asyncio.to_thread(self._look)
-            if latest is None or seen._record != latest._record:  # noqa: SLF001  another of our own class
+            if seen != latest:
                 latest, pause = seen, _FIRST_LOOK
                 yield latest
-            else:
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _LAST_LOOK)
+            if latest.finished:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LAST_LOOK)
 
     def _snapshots(self, sleep: Callable[[float], Any]) -> Iterator[Batch]:
         latest: Batch | None = None
         pause = _FIRST_LOOK
-        while latest is None or not latest.finished:
+        while True:
             seen = self._look()
-            if latest is None or seen._record != latest._record:  # noqa: SLF001  another of our own class
+            if seen != latest:
                 latest, pause = seen, _FIRST_LOOK
                 yield latest
-            else:
-                sleep(pause)
-                pause = min(pause * 1.5, _LAST_LOOK)
+            if latest.finished:
+                return
+            sleep(pause)  # after a change too: a busy batch is not to be asked without a break, nor past a deadline
+            pause = min(pause * 1.5, _LAST_LOOK)
 
     def _look(self) -> Batch:
         batch = self.fresh()

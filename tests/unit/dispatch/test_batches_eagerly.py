@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, chain, group
 
-from celery_laravel import BatchDispatchError, Bus, install
+from celery_laravel import Batch, BatchDispatchError, Bus, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,3 +120,13 @@ def test_a_batch_is_equal_to_itself_after_travelling(app: Celery) -> None:
     batch = dispatched(app, [app.tasks["ok"].si()])
     assert loads(dumps(batch)) == batch == pickle.loads(pickle.dumps(batch))
     assert loads(dumps(batch.to_dict()))["id"] == batch.id
+
+
+def test_waiting_gives_up_in_time_though_the_batch_goes_on_changing(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = dispatched(app, [])
+    looks = (Batch(replace(batch._record, finished_at=None, total_jobs=number), app) for number in count(1))
+    monkeypatch.setattr(Batch, "_look", lambda self: next(looks))
+    with pytest.raises(TimeoutError, match="has not finished in time"):
+        batch.wait(timeout=0.2)
