@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from celery_laravel.stores.records import AttemptEnd
+    from celery_laravel.stores.memory.locks import MemoryLockStore
+    from celery_laravel.stores.records import AttemptEnd, LockRequest
 
 
 @dataclass
@@ -31,8 +32,9 @@ class _Entry:
 class MemoryAttemptStore:
     """An `AttemptStore` in a dictionary."""
 
-    def __init__(self, lock: threading.RLock) -> None:
+    def __init__(self, lock: threading.RLock, locks: MemoryLockStore) -> None:
         self._lock = lock
+        self._locks = locks
         self._entries: dict[str, _Entry] = {}
 
     def begin(
@@ -45,6 +47,7 @@ class MemoryAttemptStore:
         owner: str,
         lease: timedelta,
         keep: timedelta,
+        lock: LockRequest | None = None,
     ) -> AttemptStart:
         with self._lock:
             now = clock.now()
@@ -62,6 +65,10 @@ class MemoryAttemptStore:
                 if entry.until > now and entry.owner != owner:
                     return AttemptStart(StartStatus.RUNNING, delay=entry.until - now)
                 started = max(started, entry.attempts)
+            if lock is not None:
+                answer = self._locks.acquire(lock)
+                if not answer.acquired:
+                    return AttemptStart(StartStatus.LOCKED, delay=answer.expires_in or 0.0, holder=answer.owner)
             until, kept = now + lease.total_seconds(), keep.total_seconds()
             expires = max(until, now + kept)
             self._entries[job_id] = _Entry(turn, started + 1, exceptions, "open", owner, until, expires, kept)

@@ -1,4 +1,4 @@
-"""The store in memory: the three capabilities behind one lock."""
+"""The store in memory: all capabilities behind one lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from celery_laravel.stores.memory.attempts import MemoryAttemptStore
 from celery_laravel.stores.memory.batches import MemoryBatchStore
+from celery_laravel.stores.memory.debounces import MemoryDebounceStore
 from celery_laravel.stores.memory.failed_jobs import MemoryFailedJobStore
+from celery_laravel.stores.memory.limits import MemoryLimitStore
+from celery_laravel.stores.memory.locks import MemoryLockStore
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -21,7 +24,10 @@ class MemoryStore:
     def __init__(self, url: str = "memory://", prefix: str = "laravel") -> None:
         self.url = url
         lock = threading.RLock()
-        self.attempts = MemoryAttemptStore(lock)
+        self.locks = MemoryLockStore(lock)
+        self.limits = MemoryLimitStore(lock)
+        self.debounces = MemoryDebounceStore(lock)
+        self.attempts = MemoryAttemptStore(lock, self.locks)
         self.batches = MemoryBatchStore(lock)
         self.failed_jobs = MemoryFailedJobStore(lock)
 

@@ -1,9 +1,9 @@
-"""What the stores give back: plain values, the same whatever the back end."""
+"""What is kept of batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,35 +12,6 @@ if TYPE_CHECKING:
 
 JSON = Any
 """A value that JSON can carry: what a store keeps it gives back equal."""
-
-
-class StartStatus(str, Enum):
-    """What became of the wish to start an attempt."""
-
-    STARTED = "started"
-    RUNNING = "running"
-    """Another copy of the job runs and its lease is alive."""
-    RELEASED = "released"
-    """This turn ended with the job put back, and nobody has seen the next: its message may have to be sent again."""
-    OVER = "over"
-    """The job has ended for good, or is already at a later turn: the message is a late copy."""
-
-
-@dataclass(frozen=True)
-class AttemptStart:
-    """The answer of `AttemptStore.begin`.
-
-    ``attempt`` and ``exceptions`` are, for STARTED, the number of this attempt
-    (from 1) and the exceptions counted so far; for RELEASED, the attempts and
-    exceptions that the next turn's message carries, and ``delay`` the seconds
-    until it is due; for RUNNING, ``delay`` is how long the other copy's lease
-    still lasts.
-    """
-
-    status: StartStatus
-    attempt: int = 0
-    exceptions: int = 0
-    delay: float = 0.0
 
 
 class MemberState(IntEnum):
@@ -142,42 +113,3 @@ class MemberEnd:
     state: MemberState
     skips: tuple[int, ...] = ()
     exception: Mapping[str, JSON] | None = None
-
-
-@dataclass(frozen=True)
-class AttemptEnd:
-    """The end of a turn: the job has ended for good, or goes on with ``next_turn``.
-
-    A job that goes on says with how many ``attempts`` and ``exceptions``
-    behind it, and after which ``delay`` in seconds.
-    """
-
-    job_id: str
-    turn: int
-    is_final: bool
-    attempts: int = 0
-    exceptions: int = 0
-    delay: float = 0.0
-
-
-@dataclass(frozen=True)
-class FailedJob:
-    """A job that failed for good, as it is kept.
-
-    ``payload`` is what is needed to run it again, lossless; ``exception`` begins
-    with the name of the exception's class. ``args_repr`` and ``kwargs_repr``
-    are what the sender chose to show (Celery's ``argsrepr`` and ``kwargsrepr``).
-    """
-
-    id: str
-    connection: str
-    queue: str
-    task: str
-    args_repr: str
-    kwargs_repr: str
-    exception: str
-    traceback: str
-    failed_at: datetime
-    attempts: int
-    batch_id: str | None
-    payload: Mapping[str, JSON] = field(repr=False, default_factory=dict)

@@ -1,0 +1,67 @@
+"""What a store does for locks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+
+    from celery_laravel.stores.records import LockAnswer, LockRecord, LockRequest
+
+
+class LockStore(Protocol):
+    """Locks and semaphores whose holds have owners.
+
+    A hold that has expired is no hold: the lock is free, its owner has lost it,
+    and it is shown to nobody. Keys and owners are any text of up to 255
+    characters.
+    """
+
+    def acquire(self, request: LockRequest) -> LockAnswer:
+        """Take a lock, or one of its slots, or learn who holds it.
+
+        Who holds it already holds it on, and the expiry, the lease, the kind
+        and the task are set anew as the request says; ``taken_at`` stays. A
+        request that is refused changes nothing, but leaves its ``payload`` with
+        the holder in place of any that was left before.
+        """
+
+    def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:
+        """Let a hold that is not a lease last for ``ttl`` from now, None for ever, if it is still held by ``owner``.
+
+        Nobody waits for the answer where the back end can do without; a crash
+        at that moment leaves the hold as it was taken.
+        """
+
+    def release(self, keys: Sequence[str], *, owner: str) -> Mapping[str, str | None]:
+        """Free the holds of ``owner`` on these locks; return the keys that it held, each with the payload left there.
+
+        A key that it does not hold is left alone.
+        """
+
+    def release_soon(self, keys: Sequence[str], *, owner: str) -> None:
+        """`release`, without waiting for the answer where the back end can do without.
+
+        Whoever is told afterwards, by a message sent later, finds the lock free.
+        """
+
+    def renew(self, owners: Sequence[str], *, ttl: timedelta) -> int:
+        """Extend all leases of these owners to ``ttl`` from now; return how many there were.
+
+        Leases are never shortened. Holds that are not leases, and leases that
+        have run out, are left alone.
+        """
+
+    def find(self, key: str) -> list[LockRecord]:
+        """The holds on one lock, the oldest first; none when it is free."""
+
+    def all(self, *, limit: int | None = None) -> list[LockRecord]:
+        """All holds, the oldest first."""
+
+    def free(self, key: str) -> int:
+        """Free a lock whoever holds it; return how many holds there were. Its holders are not told."""
+
+    def prune(self) -> int:
+        """Remove holds that have expired; return how many: 0 where they go by themselves."""

@@ -1,0 +1,40 @@
+"""What the stores give back: plain values, the same whatever the back end."""
+
+from celery_laravel.stores.records.attempts import AttemptEnd, AttemptStart, StartStatus
+from celery_laravel.stores.records.batches import (
+    FAILED_IDS_IN_CHANGE,
+    JSON,
+    BatchChange,
+    BatchRecord,
+    Callback,
+    MemberEnd,
+    MemberState,
+    NewBatch,
+)
+from celery_laravel.stores.records.debounces import Place
+from celery_laravel.stores.records.failed_jobs import FailedJob
+from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, WindowState
+from celery_laravel.stores.records.locks import LockAnswer, LockRecord, LockRequest
+
+__all__ = [
+    "FAILED_IDS_IN_CHANGE",
+    "JSON",
+    "AttemptEnd",
+    "AttemptStart",
+    "BatchChange",
+    "BatchRecord",
+    "Callback",
+    "FailedJob",
+    "LimitAnswer",
+    "LockAnswer",
+    "LockRecord",
+    "LockRequest",
+    "MemberEnd",
+    "MemberState",
+    "NewBatch",
+    "Place",
+    "Slot",
+    "StartStatus",
+    "Window",
+    "WindowState",
+]
