@@ -30,6 +30,8 @@ class RunningJob:
     ``code_ran``: every middleware let it pass and the job's own code began.
     ``is_managed``: something asks for this library, so that a failure is kept;
     one that runs in its caller is when that caller is a job of a worker's.
+    ``owner`` is the token that its locks are held under, another one for every
+    start; ``locks`` are the keys of those that are freed when the attempt ends.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -47,6 +49,8 @@ class RunningJob:
     outcome: Outcome | None = None
     verdict: Verdict = field(default_factory=Verdict)
     raised: BaseException | None = None
+    owner: str = ""
+    locks: list[str] = field(default_factory=list)
 
     def put_back(self, *, counts: bool, after_exception: bool) -> Header:
         """The header of the message that puts this job back; ``counts`` tells whether this attempt uses up a try."""
@@ -55,6 +59,12 @@ class RunningJob:
             exceptions=self.counts.exceptions + after_exception,
             deadline=self.limits.deadline,
         )
+
+
+def running_of(job: Any) -> RunningJob:
+    """The attempt that a job's task runs now; for middleware, which is called only while there is one."""
+    running: RunningJob = job.request_stack.top.__dict__[RUNNING]
+    return running
 
 
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

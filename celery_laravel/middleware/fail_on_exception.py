@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
+
+from celery_laravel.middleware.intervention import intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger(__name__)
 
 
 class FailOnException:
@@ -39,7 +38,7 @@ class FailOnException:
             return next(job)
         except Exception as error:
             if any(_matches(error, item) for item in self._matching):
-                logger.debug("%s[%s] failed for good by %r: %r", job.name, job.request.id, self, error)
+                intervene(job, self, "failed", detail=repr(error))
                 job.fail(error)
             raise
 

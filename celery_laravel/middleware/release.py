@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.message.options import is_seconds
 from celery_laravel.middleware.conditions import holds
+from celery_laravel.middleware.intervention import intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger(__name__)
 
 
 class Release:
@@ -50,7 +48,7 @@ class Release:
         """Go on, or put the job back."""
         if holds(self._condition, job) is not self._expected:
             return next(job)
-        logger.debug("%s[%s] released for %g s by %r", job.name, job.request.id, self._delay, self)
+        intervene(job, self, "released", delay=self._delay)
         job.release(self._delay)
         return None
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.middleware.conditions import holds
+from celery_laravel.middleware.intervention import intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger(__name__)
 
 
 class Skip:
@@ -42,7 +40,7 @@ class Skip:
         """Go on, or end the attempt here."""
         if holds(self._condition, job) is not self._expected:
             return next(job)
-        logger.debug("%s[%s] skipped by %r", job.name, job.request.id, self)
+        intervene(job, self, "skipped")
         return None
 
     def __repr__(self) -> str:
@@ -61,7 +59,7 @@ class SkipIfBatchCancelled:
         batch = job.batch
         if batch is None or not batch.cancelled:
             return next(job)
-        logger.debug("%s[%s] skipped by %r: batch %s is cancelled", job.name, job.request.id, self, batch.id)
+        intervene(job, self, "skipped", detail=f"batch {batch.id} is cancelled")
         return None
 
     def __repr__(self) -> str:
