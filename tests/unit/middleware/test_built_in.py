@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from celery_laravel import Bus, FailOnException, JobReleasedError, Release, Skip, SkipIfBatchCancelled, install
+from celery_laravel import Bus, FailOnException, JobReleasedError, Release, Skip, SkipIfBatchCancelled, install, signals
 from celery_laravel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -175,3 +175,31 @@ def test_the_log_says_at_debug_level_who_turned_a_job_away(app: Celery, caplog: 
         job.dispatch_sync()
 
     assert any("released for 12 s by Release.when(True, delay=12)" in record.getMessage() for record in caplog.records)
+
+
+def test_a_signal_says_who_turned_a_job_away(app: Celery) -> None:
+    layer = Release.when(True, 12)
+    seen: list[dict[str, Any]] = []
+
+    @app.task(name="pick", middleware=[layer])
+    def job(order_id: int) -> None:
+        """Never run."""
+
+    def receiver(sender: Any, **details: Any) -> None:
+        seen.append({"sender": sender.name, **details})
+
+    signals.job_intercepted.connect(receiver)
+    try:
+        with pytest.raises(JobReleasedError):
+            job.dispatch_sync(7)
+    finally:
+        signals.job_intercepted.disconnect(receiver)
+
+    (details,) = seen
+    assert (details["sender"], details["middleware"], details["action"], details["delay"]) == (
+        "pick",
+        layer,
+        "released",
+        12.0,
+    )
+    assert tuple(details["args"]) == (7,)
