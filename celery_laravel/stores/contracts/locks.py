@@ -47,6 +47,9 @@ class LockStore(Protocol):
         Whoever is told afterwards, by a message sent later, finds the lock free.
         """
 
+    def release_all(self, owner: str) -> int:
+        """Free every hold of an owner whose process is known to be gone; return how many there were."""
+
     def renew(self, owners: Sequence[str], *, ttl: timedelta) -> int:
         """Extend all leases of these owners to ``ttl`` from now; return how many there were.
 

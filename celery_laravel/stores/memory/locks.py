@@ -71,6 +71,11 @@ class MemoryLockStore:
     def release_soon(self, keys: Sequence[str], *, owner: str) -> None:
         self.release(keys, owner=owner)
 
+    def release_all(self, owner: str) -> int:
+        with self._lock:
+            keys = [key for key, holds in self._locks.items() if owner in holds]
+            return len(self.release(keys, owner=owner))
+
     def renew(self, owners: Sequence[str], *, ttl: timedelta) -> int:
         with self._lock:
             now = clock.now()
