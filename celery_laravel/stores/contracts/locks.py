@@ -23,9 +23,13 @@ class LockStore(Protocol):
         """Take a lock, or one of its slots, or learn who holds it.
 
         Who holds it already holds it on, and the expiry, the lease, the kind
-        and the task are set anew as the request says; ``taken_at`` stays. A
-        request that is refused changes nothing, but leaves its ``payload`` with
-        the holder in place of any that was left before.
+        and the task are set anew as the request says; ``taken_at`` stays, and
+        so does what was left with it. A request that is refused changes
+        nothing, but leaves its ``payload``, if it has one, with the holder that
+        it is told of, in place of any that was left before.
+
+        ``slots`` is that of each request: one that finds as many holds as it
+        wants slots, or more, is refused.
         """
 
     def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:
@@ -38,7 +42,21 @@ class LockStore(Protocol):
     def release(self, keys: Sequence[str], *, owner: str) -> Mapping[str, str | None]:
         """Free the holds of ``owner`` on these locks; return the keys that it held, each with the payload left there.
 
-        A key that it does not hold is left alone.
+        A key that it does not hold is left alone, so a second call returns
+        nothing. A call that the store itself repeats, since its answer was
+        lost, returns what the first one freed.
+        """
+
+    def set_aside(self, key: str, to: str, *, owner: str, ttl: timedelta) -> str | None:
+        """Free the hold of ``owner`` on a lock, and keep the payload left with it in a hold of its own, named ``to``.
+
+        One step. The answer is what is kept under ``to``: the payload that was
+        just moved, or the one that an earlier call moved there. So whoever
+        asks again after a crash learns the same, although the lock may have
+        another holder by then, who is left alone. Without any payload ``to`` is
+        not taken, and the answer is None. The hold on ``to`` lasts for ``ttl``
+        from the call that moved a payload, has the kind and the task of the one
+        it came from, and is no lease; `release` frees it.
         """
 
     def release_soon(self, keys: Sequence[str], *, owner: str) -> None:

@@ -68,6 +68,18 @@ class MemoryLockStore:
                     self._drop_if_free(key)
             return freed
 
+    def set_aside(self, key: str, to: str, *, owner: str, ttl: timedelta) -> str | None:
+        with self._lock:
+            now = clock.now()
+            freed = self._holds(key, now).pop(owner, None)
+            self._drop_if_free(key)
+            if freed is not None and freed.payload is not None:
+                expires = now + ttl.total_seconds()
+                kept = _Hold(freed.kind, freed.task, now, expires, False, freed.payload)
+                self._locks.setdefault(to, {})[owner] = kept
+            found = self._holds(to, now).get(owner)
+            return None if found is None else found.payload
+
     def release_soon(self, keys: Sequence[str], *, owner: str) -> None:
         self.release(keys, owner=owner)
 

@@ -29,6 +29,7 @@ from celery_laravel.testing.store_suite.batches import BatchSuite
 from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
 from celery_laravel.testing.store_suite.models import ModelSuite
+from celery_laravel.testing.store_suite.set_aside import SetAsideSuite
 from celery_laravel.testing.store_suite.settle import SettleSuite
 from celery_laravel.testing.store_suite.times import Advance, ServerTime, VirtualTime
 
@@ -41,6 +42,7 @@ class StoreSuite(
     BatchMemberSuite,
     BatchCallbackSuite,
     FailedJobSuite,
+    SetAsideSuite,
     SettleSuite,
     ConcurrencySuite,
     ModelSuite,
@@ -60,6 +62,7 @@ __all__ = [
     "FailedJobSuite",
     "ModelSuite",
     "ServerTime",
+    "SetAsideSuite",
     "SettleSuite",
     "StoreSuite",
     "VirtualTime",
