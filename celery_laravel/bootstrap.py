@@ -25,6 +25,7 @@ _CELERYS_TASK = "celery.app.task:Task"
 _JOB = "celery_laravel:Job"
 _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
+_LEASES = "celery_laravel.bootsteps.leases:Leases"
 
 _MEANT_IN_URLS = {"?", ";", "%"}
 
@@ -63,7 +64,7 @@ def install(app: Celery) -> Celery:
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
-    app.steps["consumer"].add(_DUE_CALLBACKS)
+    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     if app.finalized:
         settings_of(app)

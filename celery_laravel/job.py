@@ -14,6 +14,7 @@ from celery.utils import uuid
 
 from celery_laravel import events
 from celery_laravel.attempt.outcome import Released
+from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
 from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
@@ -59,6 +60,7 @@ class Job(Task):
 
     job_options: ClassVar[JobOptions] = JobOptions()
     declares_acks_late: ClassVar[bool] = False
+    may_hold_locks: ClassVar[bool] = False
     _declares_nothing: ClassVar[bool] = True
     _is_builtin: ClassVar[bool] = False
     _users_call: ClassVar[Callable[..., Any] | None] = None
@@ -79,6 +81,7 @@ class Job(Task):
         if is_new and not cls._is_builtin:
             cls.job_options = read_options(cls, Job)
             cls._declares_nothing = cls.job_options.is_plain
+            cls.may_hold_locks = not cls._declares_nothing
             cls.declares_acks_late = cls.acks_late is not None
             if cls.job_options.limits_attempts:
                 _acknowledge_late(cls)
@@ -266,6 +269,10 @@ class Job(Task):
         """Whether a request's job belongs to a batch, as far as its message tells."""
         return unstarted(self, request).header.batch_id is not None
 
+    def free_locks_of(self, owner: str) -> None:
+        """Free the locks that were held under a token, its process being gone."""
+        self._runtime.store.locks.release_all(owner)
+
     def settle_without_child(self, request: Any, error: Exception | None) -> None:
         """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""
         runtime = self._runtime
@@ -326,7 +333,13 @@ class Job(Task):
         if running is None:
             header = read_header(request.headers)
             running = RunningJob(
-                request.id, self.job_options, header, Counts(header.attempts + 1), Limits(), code_ran=True
+                request.id,
+                self.job_options,
+                header,
+                Counts(header.attempts + 1),
+                Limits(),
+                code_ran=True,
+                owner=owner_of(request),
             )
             request.__dict__[RUNNING] = running
         return running

@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery_laravel import clock, events
 from celery_laravel.attempt.deadline import deadline_of
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn
+from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, decide, may_start
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
@@ -144,6 +145,7 @@ class Executor:
             limits,
             is_durable=is_durable,
             is_sync=is_sync,
+            owner=owner_of(request),
         )
         if broken is not None:
             running.verdict.failure = broken

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
+
+from celery_laravel.attempt.ownership import write_owner
+from celery_laravel.worker import leases
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +25,15 @@ class JobRequest(Request):
     serves the other jobs whatever happens.
     """
 
+    lease_owners: tuple[str, ...] = ()
+    """The tokens under which the job's process may hold leases, for the parent to renew."""
     _goes_on = False
     _has_succeeded = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.task.may_hold_locks:
+            self.lease_owners = (write_owner(self.request_dict, self.id),)
 
     def reject(self, requeue: bool = False) -> None:
         """Remember whether the message comes again, so that its job has not ended."""
@@ -32,8 +42,10 @@ class JobRequest(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Let Celery store the failure, then settle the job if its child cannot have done so."""
-        super().on_failure(exc_info, send_failed_event, return_ok)
         error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, (WorkerLostError, Terminated, *_EXITS)):
+            self._process_has_ended()  # first: the message may be with another worker in a moment
+        super().on_failure(exc_info, send_failed_event, return_ok)
         if isinstance(error, _EXITS):
             error = WorkerLostError(f"The worker's process exited: {error!r}.")
         if not isinstance(error, (WorkerLostError, TimeLimitExceeded)):
@@ -56,8 +68,39 @@ class JobRequest(Request):
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Count a batch's member that was revoked or has expired: nobody else would."""
         super()._announce_revoked(reason, terminated, signum, expired)
+        if terminated and self.lease_owners:
+            leases.leave(self)
         if self.task.is_member(self._context):
             self._settle(TaskRevokedError(reason))
+
+    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the leases of a job whose process has been told to end, because the broker is gone, until it has."""
+        super()._announce_cancelled(*args, **kwargs)
+        if self.lease_owners:
+            leases.leave(self)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Let Celery store the failure; the process over its hard limit is killed after this."""
+        super().on_timeout(soft, timeout)
+        if not soft and self.lease_owners:
+            leases.leave(self)
+
+    def free_locks(self) -> None:
+        """Free the locks that the job's process held, it being gone; a store that fails is logged."""
+        leases.left(self)
+        try:
+            for owner in self.lease_owners:
+                self.task.free_locks_of(owner)
+        except Exception:
+            logger.exception("The locks of job %s (%s), whose process is gone, end by themselves", self.id, self.name)
+
+    def _process_has_ended(self) -> None:
+        if not self.lease_owners:
+            return
+        if leases.is_alive(self.worker_pid):
+            leases.leave(self)
+        else:
+            self.free_locks()
 
     def _settle(self, error: Exception | None) -> None:
         try:

@@ -38,7 +38,7 @@ class Runs:
             raise drop(task, request, running)
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
-        outcome = self._executor.run(task, running, args, kwargs)
+        outcome = self._run(task, running, args, kwargs)
         if request.is_eager:
             running, outcome = self._eagerly(task, request, running, outcome, args, kwargs)
         return conclude(task, request, self._settlement, running, outcome, (args, kwargs))
@@ -60,6 +60,9 @@ class Runs:
             if running is None:
                 return value
             outcome = self._executor.judge(task, running, args, kwargs, value=value)
+        finally:
+            if request.__dict__[RUNNING] is not None:
+                self._settlement.free_locks(request.__dict__[RUNNING])
         return conclude(task, request, self._settlement, running, outcome, (args, kwargs))
 
     def in_caller(self, task: Any, request: Any, args: Any, kwargs: Any, *, keeps_record: bool) -> Any:
@@ -68,7 +71,7 @@ class Runs:
         assert isinstance(running, RunningJob), "a job that runs in its caller has no copies"
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
-        outcome = self._executor.run(task, running, args, kwargs)
+        outcome = self._run(task, running, args, kwargs)
         if isinstance(outcome, PassedOn):
             raise outcome.error
         if isinstance(outcome, Released):
@@ -82,6 +85,13 @@ class Runs:
             return None
         self._settlement.succeeded(task, running, args, kwargs)
         return outcome.value
+
+    def _run(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> Outcome:
+        """Run an attempt, and free its locks however its code ended: by an exception that ends the process, too."""
+        try:
+            return self._executor.run(task, running, args, kwargs)
+        finally:
+            self._settlement.free_locks(running)
 
     def _eagerly(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, outcome: Outcome, args: Any, kwargs: Any
@@ -98,7 +108,7 @@ class Runs:
             assert isinstance(following, RunningJob), "an eager job has no copies"
             following.is_managed = running.is_managed
             running = request.__dict__[RUNNING] = following
-            outcome = self._executor.run(task, running, args, kwargs)
+            outcome = self._run(task, running, args, kwargs)
         if isinstance(outcome, Released):
             endless = f"{task.name} has put itself back {_EAGER_TURNS} times in eager mode, where no time passes."
             running.outcome = outcome = Failed(MaxAttemptsExceededError(endless))

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import events
+from celery_laravel.attempt import leases
 from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, failed_jobs
@@ -44,6 +45,17 @@ class Settlement:
         self._failed_jobs = failed_store
         self._callbacks = callbacks
         self._keep_ended = keep_ended
+
+    def free_locks(self, running: RunningJob) -> None:
+        """Free the locks of an attempt whose code has ended; a second time there is nothing to free.
+
+        This comes before everything that follows from the outcome, so that the
+        next step of a chain, or the job itself when it comes back, finds them
+        free. A store that fails changes no outcome: leases end by themselves.
+        """
+        if running.locks:
+            with _isolated(running, "freeing its locks"):
+                leases.free(self._store(), running)
 
     def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> None:
         """Settle a job that is done: in one call of the store its batch counts it and its last turn ends."""

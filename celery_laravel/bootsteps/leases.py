@@ -1,0 +1,73 @@
+"""Renews the leases of the jobs that this worker's children run, and frees those of children that are gone.
+
+A child renews its leases itself, from a thread; this one goes on where the
+child's interpreter is blocked, for minutes maybe, by code that never comes
+back to Python.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+
+from celery_laravel.attempt import leases
+from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.runtime import runtime_of
+from celery_laravel.worker.leases import gone, owners_to_renew
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+_ENDED_INTERVAL = 1.0
+"""Seconds between two looks for children that were told to end and have; a look asks the store nothing."""
+
+
+class Leases(bootsteps.StartStopStep):
+    """Renews on the consumer's timer, in the worker's parent: one call of the store, and none where no job is long."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        self._timer_entries: list[Any] = []
+        self._is_failing = False
+
+    def start(self, consumer: Any) -> None:
+        """Begin to renew."""
+        timer, app = consumer.timer, (consumer.app,)
+        self._timer_entries = [
+            timer.call_repeatedly(leases.INTERVAL, self._renew, app),
+            timer.call_repeatedly(_ENDED_INTERVAL, self._free_what_ended, app),
+        ]
+
+    def stop(self, consumer: Any) -> None:
+        """Renew no longer. Children go on by themselves until the consumer is back."""
+        for entry in self._timer_entries:
+            entry.cancel()
+        self._timer_entries = []
+
+    def _renew(self, app: Celery) -> None:
+        """Renew once. A store that does not answer is logged once, and again when it answers."""
+        owners = owners_to_renew()
+        runtime = runtime_of(app)
+        if not owners or runtime.settings.store_is_untouched:
+            return
+        try:
+            leases.renew(runtime.store, owners)
+        except CeleryLaravelError as error:
+            if not self._is_failing:
+                logger.warning("The leases of running jobs cannot be renewed: %s", error)
+            self._is_failing = True
+        except Exception:
+            logger.exception("The leases of running jobs could not be renewed")
+        else:
+            if self._is_failing:
+                logger.warning("The leases of running jobs are renewed again")
+            self._is_failing = False
+
+    def _free_what_ended(self, app: Celery) -> None:
+        for request in gone():
+            request.free_locks()
