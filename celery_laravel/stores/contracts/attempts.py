@@ -48,8 +48,9 @@ class AttemptStore(Protocol):
         entry is of a later turn, OVER.
 
         With ``lock`` the attempt starts only if that lock can be taken, in the
-        same step: another owner's hold makes it LOCKED, and nothing changes;
-        an attempt that does not start for another reason leaves the lock alone.
+        same step: another owner's hold makes it LOCKED, and nothing changes
+        but the payload left with that hold (`LockStore.acquire`); an attempt
+        that does not start for another reason leaves the lock alone.
 
         The entry is forgotten ``keep`` after the last change to it, and never
         while its lease lasts.

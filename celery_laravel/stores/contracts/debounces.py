@@ -17,8 +17,9 @@ class DebounceStore(Protocol):
     the highest number that was confirmed is the newest, and only it is to run.
     A period ends when its newest starts, or when it has lasted for its longest
     wait; the next dispatch begins another, so that jobs dispatched without
-    pause cannot keep each other from running for ever. What is known of a key
-    is forgotten ``keep`` after the last change.
+    pause cannot keep each other from running for ever. A period is forgotten
+    ``keep`` after the last place was reserved or confirmed in it, and a key
+    with its last period: it begins at period 1 again.
     """
 
     def reserve(self, key: str, *, wait: timedelta, max_wait: timedelta | None, keep: timedelta) -> Place:
@@ -34,8 +35,11 @@ class DebounceStore(Protocol):
     def start(self, key: str, place: Place) -> str | None:
         """None when the job of a place may run, else the id of the newer job that superseded it.
 
-        The period of one that may run is over. Asking twice gives the same
-        answer; a key that is not known any more keeps nobody from running.
+        The period of one that may run is over, and those of lower numbers in it
+        are superseded, should it have started before it was confirmed: they
+        are told an empty id, as long as it is not. One that may run is told so
+        however often it asks, whatever is confirmed meanwhile. A period that is
+        not known any more keeps nobody from running.
         """
 
     def prune(self) -> int:

@@ -14,12 +14,14 @@ class LimitStore(Protocol):
     """Starts, counted in windows.
 
     Under each key the windows follow one another without gaps, the first of
-    them opened by the first start: window *i* begins ``i * seconds`` after it.
-    Once all windows in which starts are counted have passed, the next start
-    opens a first window again. No window ever counts more starts than its
-    limit; so within any span of that length, wherever it begins, there are at
-    most twice as many. A key asked for with other ``seconds`` than before
-    begins anew; its ``limit`` may differ from call to call, and is not kept.
+    them opened by the first call that has a start counted: window *i* begins
+    ``i * seconds`` after it. Once all windows in which starts are counted have
+    passed, or none is counted any more, the next one opens a first window
+    again. No window ever counts more starts than its limit; so within any span
+    of that length, wherever it begins, there are at most twice as many. A key
+    asked for with other ``seconds`` than before begins anew; its ``limit`` may
+    differ from call to call, and is not kept. Time is reckoned in whole
+    microseconds.
 
     Keys belong to a ``name`` (that of the limiter); the same key under another
     name is another key. Names and keys are any text of up to 255 characters.
@@ -33,14 +35,22 @@ class LimitStore(Protocol):
         it asks again for the same keys within those very windows, it is granted
         without being counted again; too early, it is told the rest of its
         wait; too late, in any of them, what was kept is dropped and it is
-        treated as a newcomer. Without a ``caller`` nothing is kept, and the
-        delay says when there is room as things stand.
+        treated as a newcomer. What is kept for it under a key that it does not
+        ask for stays. Without a ``caller`` nothing is kept, and the delay says
+        when there is room as things stand.
 
         A caller that was granted is forgotten: it is a newcomer next time.
+
+        Raises:
+            ValueError: Two windows have the same key.
         """
 
     def give_back(self, name: str, slots: Sequence[Slot]) -> None:
-        """Take back starts that were granted and did not happen. A slot whose window has passed is ignored."""
+        """Take back starts that were granted, or hit, and did not happen. A slot whose window has passed is ignored.
+
+        Each call takes back one start under each slot, so nobody may give back
+        the same twice. What is kept for a refused caller is given up by `cancel`.
+        """
 
     def cancel(self, name: str, keys: Sequence[str], *, caller: str) -> None:
         """Drop what is kept for a refused caller: it will not come. Nothing kept, nothing done."""

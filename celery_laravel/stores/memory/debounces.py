@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Key:
+class _Period:
     opened: float
     expires: float
-    period: int = 1
     reserved: int = 0
-    is_over: bool = False
-    newest: dict[int, tuple[int, str]] = field(default_factory=dict)
+    newest: int = 0
+    job_id: str = ""
+    started: set[int] = field(default_factory=set)
 
 
 class MemoryDebounceStore:
@@ -28,52 +28,54 @@ class MemoryDebounceStore:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self._keys: dict[str, _Key] = {}
+        self._keys: dict[str, dict[int, _Period]] = {}
 
     def reserve(self, key: str, *, wait: timedelta, max_wait: timedelta | None, keep: timedelta) -> Place:
         with self._lock:
             now = clock.now()
-            entry = self._entry(key, now)
+            periods = self._periods(key, now)
+            number = max(periods, default=0)
             longest = float("inf") if max_wait is None else max_wait.total_seconds()
-            if entry is None:
-                entry = self._keys[key] = _Key(now, now)
-            elif entry.is_over or now >= entry.opened + longest:
-                entry.period, entry.reserved, entry.opened, entry.is_over = entry.period + 1, 0, now, False
-            entry.reserved += 1
-            entry.expires = now + keep.total_seconds()
-            delay = min(wait.total_seconds(), entry.opened + longest - now)
-            return Place(entry.period, entry.reserved, delay)
+            period = periods.get(number)
+            if period is None or period.started or now >= period.opened + longest:
+                number += 1
+                period = self._keys.setdefault(key, periods)[number] = _Period(now, now)
+            period.reserved += 1
+            period.expires = now + keep.total_seconds()
+            return Place(number, period.reserved, min(wait.total_seconds(), period.opened + longest - now))
 
     def confirm(self, key: str, place: Place, *, job_id: str, keep: timedelta) -> None:
         with self._lock:
             now = clock.now()
-            entry = self._entry(key, now)
-            if entry is not None and place.number > entry.newest.get(place.period, (0, ""))[0]:
-                entry.newest[place.period] = (place.number, job_id)
-                entry.expires = now + keep.total_seconds()
+            period = self._periods(key, now).get(place.period)
+            if period is not None and place.number >= period.newest:
+                period.newest, period.job_id = place.number, job_id
+                period.expires = now + keep.total_seconds()
 
     def start(self, key: str, place: Place) -> str | None:
         with self._lock:
-            entry = self._entry(key, clock.now())
-            if entry is None:
+            period = self._periods(key, clock.now()).get(place.period)
+            if period is None or place.number in period.started:
                 return None
-            number, job_id = entry.newest.get(place.period, (0, ""))
-            if number > place.number:
-                return job_id
-            if place.period == entry.period:
-                entry.is_over = True
+            if period.newest > place.number:
+                return period.job_id
+            if period.newest < place.number:
+                period.newest, period.job_id = place.number, ""
+            period.started.add(place.number)
             return None
 
     def prune(self) -> int:
         with self._lock:
             now, before = clock.now(), len(self._keys)
             for key in list(self._keys):
-                self._entry(key, now)
+                self._periods(key, now)
             return before - len(self._keys)
 
-    def _entry(self, key: str, now: float) -> _Key | None:
-        entry = self._keys.get(key)
-        if entry is not None and entry.expires <= now:
-            del self._keys[key]
-            return None
-        return entry
+    def _periods(self, key: str, now: float) -> dict[int, _Period]:
+        """What is known of a key's periods; one with none is forgotten."""
+        periods = self._keys.get(key, {})
+        for number in [number for number, period in periods.items() if period.expires <= now]:
+            del periods[number]
+        if not periods:
+            self._keys.pop(key, None)
+        return periods

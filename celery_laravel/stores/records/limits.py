@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MICROSECOND = 1e-6
+"""Seconds in the shortest time that limits know."""
+
 
 @dataclass(frozen=True)
 class Window:
-    """At most ``limit`` (1 or more) starts under ``key`` within each ``seconds`` (above 0)."""
+    """At most ``limit`` (1 or more) starts under ``key`` within each ``seconds`` (a microsecond or more).
+
+    Raises:
+        ValueError: The window would never have room, or has no length.
+    """
 
     key: str
     limit: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"window {self.key!r}: limit={self.limit} would never let anything start; give 1 or more")
+        if not self.seconds >= MICROSECOND:
+            raise ValueError(f"window {self.key!r}: seconds={self.seconds!r} is no length of time; give more than 0")
 
 
 @dataclass(frozen=True)

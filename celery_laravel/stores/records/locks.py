@@ -20,6 +20,9 @@ class LockRequest:
     ``is_lease`` it is a lease, which `LockStore.renew` extends. At most
     ``slots`` owners hold the lock at one time. ``payload`` is a text left with
     the holder when the lock is refused, the last one only.
+
+    Raises:
+        ValueError: There are no slots, or a lease lasts for ever.
     """
 
     key: str
@@ -30,6 +33,12 @@ class LockRequest:
     is_lease: bool = False
     slots: int = 1
     payload: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"lock {self.key!r}: slots={self.slots} lets nobody hold it; give 1 or more")
+        if self.is_lease and self.ttl is None:
+            raise ValueError(f"lock {self.key!r}: a lease needs a ttl, after which it ends unless it is renewed")
 
 
 @dataclass(frozen=True)
