@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, chain
 from celery.canvas import Signature
 
+from celery_laravel.dispatch.bulk import BulkPublisher, is_single
 from celery_laravel.errors import BatchDispatchError, ConfigurationError
 from celery_laravel.message.canvas import mark_members, tasks_of
 from celery_laravel.message.header import read_header
 from celery_laravel.stores.records import MemberEnd, MemberState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from celery import Celery
 
     from celery_laravel.stores.contracts import Store
@@ -28,15 +30,19 @@ logger = logging.getLogger(__name__)
 SLICE = 1000
 """Signatures that are held in memory, counted and published together."""
 
-_ONE_FLUSH = 1_000_000
-"""More operations than a slice can have, so that the slice is sent at once or not at all."""
 
-
-def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: Any) -> int:
+def publish_members(
+    app: Celery,
+    store: Store,
+    batch: BatchRecord,
+    signatures: Any,
+    on_progress: Callable[[int], Any] | None = None,
+) -> int:
     """Add jobs to a batch and send them, slice by slice; return how many signatures were sent.
 
     The batch grows by a slice before the slice's messages go out, so no member
-    can end before it is counted.
+    can end before it is counted. ``on_progress`` is called after each slice with
+    how many signatures have been sent so far.
 
     Raises:
         TypeError: The very first slice holds something that is no signature; nothing was added.
@@ -49,16 +55,19 @@ def publish_members(app: Celery, store: Store, batch: BatchRecord, signatures: A
     slices = _slices(app, signatures)
     members = next(slices, None)
     while members is not None:
-        first = store.batches.add(batch.id, sum(map(_size, members)))
-        _mark(members, batch, first)
-        unsent = _publish(app, store, members)
+        sizes = [_size(member) for member in members]
+        first = store.batches.add(batch.id, sum(sizes))
+        indices = list(accumulate(sizes[:-1], initial=first))
+        unsent = _publish(app, store, batch, members, indices)
         if unsent is not None:
-            sent += unsent.sent
-            _count_out(store, batch.id, first, members, unsent.sent)
+            sent += len(unsent.sent)
+            _count_out(store, batch.id, unsent.sent, indices, sizes)
             store.batches.cancel(batch.id)
             raise BatchDispatchError(batch.id, sent) from unsent.error
         sent += len(members)
         try:
+            if on_progress is not None:
+                on_progress(sent)
             members = next(slices, None)
         except Exception as error:
             missing = store.batches.add(batch.id, 1)  # the job that could not be made keeps `then` from firing
@@ -91,9 +100,9 @@ def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
 
 @dataclass(frozen=True)
 class _Unsent:
-    """Publishing a slice ended with ``error`` after ``sent`` of its signatures."""
+    """Publishing a slice ended with ``error``; ``sent`` are the positions of the signatures that went out."""
 
-    sent: int
+    sent: Sequence[int]
     error: Exception
 
 
@@ -104,7 +113,9 @@ def _slices(app: Celery, signatures: Any) -> Iterator[list[Signature]]:
         msg = f"A batch takes signatures, not {signatures!r}. Give a list or a generator of task.s(…)."
         raise TypeError(msg)
     numbered = enumerate(signatures)
-    while chunk := [as_signature(app, item, position) for position, item in islice(numbered, SLICE)]:
+    while chunk := [
+        item if is_single(item) else as_signature(app, item, position) for position, item in islice(numbered, SLICE)
+    ]:
         _refuse_uncounted(app, chunk)
         yield chunk
 
@@ -122,29 +133,28 @@ def _refuse_uncounted(app: Celery, members: list[Signature]) -> None:
 
 
 def _size(member: Signature) -> int:
-    return sum(1 for _ in tasks_of(member))
+    return 1 if is_single(member) else sum(1 for _ in tasks_of(member))
 
 
-def _mark(members: list[Signature], batch: BatchRecord, index: int) -> None:
+def _publish(
+    app: Celery, store: Store, batch: BatchRecord, members: list[Signature], indices: list[int]
+) -> _Unsent | None:
     queue = batch.options.get("queue")
-    for member in members:
-        index = mark_members(member, batch.id, index, queue)
-
-
-def _publish(app: Celery, store: Store, members: list[Signature]) -> _Unsent | None:
-    sent = 0
-    try:
-        if app.conf.task_always_eager:
-            for member in members:
-                _run_eagerly(app, store, member)
-                sent += 1
-            return None
-        with app.producer_pool.acquire(block=True) as producer, _together(producer) as together:
-            for member in members:
-                member.apply_async(producer=producer)
-                sent += together is None
-    except Exception as error:
-        return _Unsent(sent, error)
+    if app.conf.task_always_eager:
+        for position, (member, index) in enumerate(zip(members, indices, strict=True)):
+            own = member.clone() if is_single(member) else member
+            mark_members(own, batch.id, index, queue)
+            try:
+                _run_eagerly(app, store, own)
+            except Exception as error:
+                return _Unsent(range(position), error)
+        return None
+    with app.producer_pool.acquire(block=True) as producer:
+        bulk = BulkPublisher(app, producer, batch.id, queue)
+        try:
+            bulk.publish(members, indices)
+        except Exception as error:
+            return _Unsent(bulk.sent, error)
     return None
 
 
@@ -168,16 +178,14 @@ def _run_eagerly(app: Celery, store: Store, member: Signature) -> None:
                 store.batches.end_member(MemberEnd(header.batch_id, header.index, "", MemberState.SKIPPED))
 
 
-def _together(producer: Any) -> contextlib.AbstractContextManager[Any]:
-    """Publish in one round trip, all or nothing, where the transport can (kombu 5.7, Redis); else one by one (None)."""
-    if producer.connection.transport.driver_type != "redis" or not hasattr(producer, "batch"):
-        return contextlib.nullcontext()
-    return producer.batch(max_size=_ONE_FLUSH)  # type: ignore[no-any-return]
-
-
-def _count_out(store: Store, batch_id: str, first: int, members: list[Signature], sent: int) -> None:
+def _count_out(store: Store, batch_id: str, sent: Sequence[int], indices: list[int], sizes: list[int]) -> None:
     """Count the members of a slice that were not sent as never to run."""
-    start = first + sum(map(_size, members[:sent]))
-    end = first + sum(map(_size, members))
-    if start < end:
-        store.batches.end_member(MemberEnd(batch_id, start, "", MemberState.SKIPPED, tuple(range(start + 1, end))))
+    went_out = set(sent)
+    missing = [
+        index + offset
+        for position, (index, size) in enumerate(zip(indices, sizes, strict=True))
+        if position not in went_out
+        for offset in range(size)
+    ]
+    if missing:
+        store.batches.end_member(MemberEnd(batch_id, missing[0], "", MemberState.SKIPPED, tuple(missing[1:])))

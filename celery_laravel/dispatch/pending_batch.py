@@ -87,12 +87,17 @@ class PendingBatch:
             raise TypeError(msg) from error
         return self
 
-    def dispatch(self) -> Batch:
+    def dispatch(self, on_progress: Callable[[int], Any] | None = None) -> Batch:
         """Create the batch, send its jobs, and return it.
 
-        The jobs may be any iterable; they are taken and sent in slices, so a
-        generator is never held as a whole. Callbacks can fire only when all
-        have been sent. An empty batch finishes at once.
+        The jobs may be any iterable; they are taken and sent in slices of a
+        thousand, so a generator is never held as a whole. Callbacks can fire
+        only when all have been sent. An empty batch finishes at once.
+
+        Args:
+            on_progress: Called after each slice with how many signatures have
+                been sent so far, for a progress bar. What it raises ends the
+                dispatch like any other failure midway.
 
         Raises:
             TypeError: A job is no signature, and nothing was sent.
@@ -106,7 +111,7 @@ class PendingBatch:
             NewBatch(new_batch_id(), self._name, self._options, self._callbacks, self._allows_failures)
         )
         try:
-            publish_members(self._app, store, record, self._jobs)
+            publish_members(self._app, store, record, self._jobs, on_progress)
         except BatchDispatchError:
             self._after_change(store.batches.close(record.id))
             raise

@@ -18,7 +18,7 @@ from celery_laravel.transport.database.publish_batch import PublishBatch
 from celery_laravel.transport.database.qos import QoS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from celery_laravel.transport.database.messages import Messages, NewMessage
     from celery_laravel.transport.database.queues import Binding, Queues
@@ -66,13 +66,26 @@ class Channel(virtual.Channel):
         self._store([self._row(queue, message) for queue in queues], _publish_batch)
 
     def _row(self, queue: str, message: dict[str, Any]) -> NewMessage:
-        return encode(queue, message, priority=self._get_message_priority(message), now=clock.now())
+        return encode(queue, message, priority=self._get_message_priority(message))
 
     def _store(self, rows: list[NewMessage], batch: PublishBatch | None) -> None:
         if batch is None:
             self.messages.publish(rows)
         else:
             batch.add(rows)
+
+    def put_many(self, letters: Sequence[tuple[str, dict[str, Any], str | None]]) -> None:
+        """Store messages for their queues in one transaction: all, or none.
+
+        Each comes with its text, or with None to have it made. Messages given
+        with the same object are alike in priority and ETA.
+        """
+        rows: list[NewMessage] = []
+        alike: dict[int, NewMessage] = {}
+        for queue, message, text in letters:
+            row = alike.get(id(message)) or alike.setdefault(id(message), self._row(queue, message))
+            rows.append(row if text is None else {**row, "payload": text})
+        self.messages.publish(rows)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Begin a batch; called by kombu's ``Producer.batch()``."""
@@ -91,11 +104,7 @@ class Channel(virtual.Channel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """One message of a queue, or None."""
-        reserved = (
-            self.messages.take(queue, 1, now=clock.now())
-            if no_ack
-            else self.messages.reserve(queue, 1, lease=self.new_lease(), now=clock.now())
-        )
+        reserved = self.messages.take(queue, 1) if no_ack else self.messages.reserve(queue, 1, lease=self.new_lease())
         raw = self._consuming.decode(reserved[0]) if reserved else None
         if raw is None:
             return None
@@ -162,10 +171,10 @@ class Channel(virtual.Channel):
         return self.queues.exists(queue)
 
     def _size(self, queue: str) -> int:
-        return self.messages.count_ready(queue, now=clock.now())
+        return self.messages.count_ready(queue)
 
     def _purge(self, queue: str) -> int:
-        return self.messages.purge(queue, now=clock.now())
+        return self.messages.purge(queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
         """Remove a queue with its bindings and messages, whichever process declared it."""
@@ -213,7 +222,7 @@ class Channel(virtual.Channel):
             self._qos.settle_owed()
             now, timeout = clock.now(), self.messages.visibility_timeout
             if abs(now - self._renewed_at) >= timeout / 3:
-                self.messages.renew(self._qos.leases(), until=now + timeout)
+                self.messages.renew(self._qos.leases())
                 self._renewed_at = now
         mine = {queue: self.expiring[queue] for queue in self.active_queues if queue in self.expiring}
         for queue in self.queues.renew(mine) if mine else ():

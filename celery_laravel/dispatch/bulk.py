@@ -1,0 +1,155 @@
+"""Sending a slice of a batch: by stencil what is plain, by Celery's own way what is not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.app.routes import MapRoute
+from celery.canvas import Signature
+from celery.signals import after_task_publish, before_task_publish, task_sent
+
+from celery_laravel import events
+from celery_laravel.dispatch.outbox import Outbox
+from celery_laravel.dispatch.stencil import Stencil, new_ids
+from celery_laravel.message.canvas import mark_members
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from celery import Celery, Task
+
+_ALIKE = frozenset(
+    {
+        "countdown",
+        "eta",
+        "exchange",
+        "expires",
+        "ignore_result",
+        "priority",
+        "queue",
+        "routing_key",
+        "serializer",
+        "soft_time_limit",
+        "time_limit",
+    }
+)
+"""Options that say the same of every message they are given for."""
+
+_PLAIN_VALUES = (str, int, float, datetime, type(None))
+_OVERRIDABLE = ("apply_async", "_get_exec_options", "shadow_name")
+
+
+def is_single(item: Any) -> bool:
+    """Whether a member is one task and nothing that surrounds or follows it, so that it need not be looked into."""
+    return type(item) is Signature and not item.get("subtask_type") and _ALIKE.issuperset(item["options"])
+
+
+class BulkPublisher:
+    """Publishes members of one batch through one producer, which must be the caller's own.
+
+    Where the transport can queue many messages at a time, the single tasks of a
+    call of `publish` go out together, all or none, and the canvas after them,
+    one by one; elsewhere all go out one by one, in order. ``sent`` are the
+    positions of those that went out, should `publish` raise.
+    """
+
+    def __init__(self, app: Celery, producer: Any, batch_id: str, queue: str | None) -> None:
+        self._app = app
+        self._producer = producer
+        self._batch_id = batch_id
+        self._queue = queue
+        self._outbox = Outbox(producer) if Outbox.serves(producer) else None
+        self._ids = new_ids()
+        self._may_differ = _may_differ_by_message(app)
+        self._stencils: dict[Hashable, Stencil | None] = {}
+        self.sent: list[int] = []
+
+    def publish(self, members: Sequence[Signature], indices: Sequence[int]) -> None:
+        """Send members, each the first of its tasks having the index given.
+
+        Raises:
+            Exception: Whatever Celery or the broker raises.
+        """
+        self.sent = []
+        if self._outbox is None:
+            self._publish_each(range(len(members)), members, indices)
+            return
+        singles = [position for position, member in enumerate(members) if is_single(member)]
+        self._stencils.clear()  # a countdown is counted from when its slice is sent
+        with self._outbox.collecting():
+            for position in singles:
+                self._collect(self._outbox, members[position], indices[position])
+        self._outbox.send()
+        self.sent += singles
+        if len(singles) < len(members):
+            self._publish_each(sorted(set(range(len(members))).difference(singles)), members, indices)
+
+    def _publish_each(self, positions: Iterable[int], members: Sequence[Signature], indices: Sequence[int]) -> None:
+        for position in positions:
+            self._by_celery(members[position], indices[position])
+            self.sent.append(position)
+
+    def _collect(self, outbox: Outbox, member: Signature, index: int) -> None:
+        kind = _kind_of(member)
+        if kind not in self._stencils:
+            self._stencils[kind] = self._first_of_its_kind(outbox, member, index)
+            return
+        stencil = self._stencils[kind]
+        if stencil is None:
+            self._by_celery(member, index)
+            return
+        task, args, kwargs = self._app.tasks[member["task"]], member["args"], member["kwargs"]
+        if task.typing:
+            task.__header__(*args, **kwargs)
+        outbox.add(stencil, stencil.fill(self._ids, index, args, kwargs))
+
+    def _first_of_its_kind(self, outbox: Outbox, member: Signature, index: int) -> Stencil | None:
+        """Have Celery make a message, and cut a stencil of it if the others may be made alike."""
+        before = len(outbox.letters)
+        self._by_celery(member, index)
+        if self._may_differ or not _is_uniform(self._app, member) or len(outbox.letters) != before + 1:
+            return None
+        queue, message, _ = outbox.letters[-1]
+        return Stencil.cut(self._app, self._producer.channel, queue, message)
+
+    def _by_celery(self, member: Signature, index: int) -> None:
+        own = member.clone() if is_single(member) else member
+        mark_members(own, self._batch_id, index, self._queue)
+        own.apply_async(producer=self._producer)
+
+
+def _kind_of(member: Signature) -> Hashable:
+    options = member["options"]
+    return (member["task"], *options.items()) if options else member["task"]
+
+
+def _may_differ_by_message(app: Celery) -> bool:
+    """Whether somebody is to see, or may change, every single message: then Celery makes each."""
+    return bool(
+        before_task_publish.receivers
+        or after_task_publish.receivers
+        or task_sent.receivers
+        or events.job_queueing.receivers
+        or events.job_queued.receivers
+        or app.conf.task_send_sent_event
+        or any(not isinstance(route, MapRoute) for route in app.amqp.router.routes)
+    )
+
+
+def _is_uniform(app: Celery, member: Signature) -> bool:
+    """Whether the messages of a task differ in nothing but arguments, as far as task and options tell."""
+    task = app.tasks.get(member["task"])
+    if task is None or callable(task.job_options.retry_until):
+        return False
+    if getattr(task, "_dump_pydantic_arguments", None) is not None:
+        return False
+    if any(_is_users_own(type(task), name) for name in _OVERRIDABLE):
+        return False
+    return all(isinstance(value, _PLAIN_VALUES) for value in member["options"].values())
+
+
+def _is_users_own(cls: type[Task], name: str) -> bool:
+    """Whether a class of the user's defines a method that decides what is sent."""
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return owner.__module__.partition(".")[0] not in {"celery", "celery_laravel"}
