@@ -1,4 +1,4 @@
-"""``Bus``: the one name through which batches and failed jobs are reached."""
+"""``Bus``: the one name through which batches, failed jobs and locks are reached."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from celery import current_app
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.pending_batch import PendingBatch
 from celery_laravel.operations.failed_jobs import FailedJobs
+from celery_laravel.operations.locks import Locks
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class _PropertyOfTheApp(_OfTheApp):
 
 
 class Bus:
-    """Batches and failed jobs of an app: Celery's current one, or ``Bus(app)`` of another.
+    """Batches, failed jobs and locks of an app: Celery's current one, or ``Bus(app)`` of another.
 
     batch = Bus.batch([resize.s(image) for image in images]).then(publish.si()).dispatch()
     """
@@ -68,3 +69,8 @@ class Bus:
     def failed(self) -> FailedJobs:
         """The failed jobs."""
         return FailedJobs(self.app)
+
+    @_PropertyOfTheApp
+    def locks(self) -> Locks:
+        """The locks that jobs hold."""
+        return Locks(self.app)

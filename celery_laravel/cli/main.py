@@ -9,6 +9,7 @@ import click
 from celery_laravel.cli.batches import batch, batches, cancel_batch, retry_batch
 from celery_laravel.cli.exits import plain_errors
 from celery_laravel.cli.failed_jobs import failed, flush, forget, prune_failed, retry
+from celery_laravel.cli.locks import locks, unlock
 from celery_laravel.cli.migrations import migrate
 from celery_laravel.cli.session import open_session
 
@@ -27,12 +28,14 @@ class _Laravel(click.Group):
 @click.group(cls=_Laravel)
 @click.pass_context
 def laravel(ctx: click.Context, /, **_: Any) -> None:
-    """Failed jobs, batches and stores.
+    """Failed jobs, batches, locks and stores.
 
     Reading needs the store alone; no connection to the broker is opened.
     """
     ctx.obj = open_session(ctx)
 
 
-for _command in (failed, retry, forget, flush, prune_failed, batches, batch, retry_batch, cancel_batch, migrate):
+_FAILED_JOBS = (failed, retry, forget, flush, prune_failed)
+_BATCHES = (batches, batch, retry_batch, cancel_batch)
+for _command in (*_FAILED_JOBS, *_BATCHES, locks, unlock, migrate):
     laravel.add_command(_command)

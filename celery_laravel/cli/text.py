@@ -45,6 +45,15 @@ def instant(moment: datetime | None) -> str:
     return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: ``41 s``, ``3 min 5 s``, ``2 h 0 min``, ``4 d 7 h``."""
+    whole = max(0, round(seconds))
+    for unit, length, lower, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            return f"{whole // length} {unit} {whole % length // part} {lower}"
+    return f"{whole} s"
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun: ``1 job``, ``1,200 jobs``."""
     plural = f"{noun[:-2]}ches" if noun.endswith("ch") else f"{noun}s"
