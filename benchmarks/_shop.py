@@ -10,7 +10,7 @@ from celery import Celery
 BROKER = os.environ["BENCH_BROKER"]
 WITH_LIBRARY = os.environ["BENCH_LIBRARY"] == "1"
 
-app = Celery("shop", broker=BROKER)
+app = Celery("shop", broker=BROKER, backend=os.environ.get("BENCH_RESULTS"))
 app.conf.task_ignore_result = True
 app.conf.worker_prefetch_multiplier = 64
 app.conf.worker_hijack_root_logger = False
@@ -38,6 +38,16 @@ def noop_early() -> None:
 @app.task(acks_late=True, reject_on_worker_lost=True, **tries)
 def noop_late() -> None:
     """Do nothing, and be acknowledged late."""
+
+
+@app.task
+def numbered(number: int) -> None:
+    """Do nothing, with an argument."""
+
+
+@app.task(ignore_result=False)
+def kept(number: int) -> None:
+    """Do nothing, with a result that is kept, as a chord's header needs."""
 
 
 @app.task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.app.routes import MapRoute
 from celery.canvas import Signature
@@ -40,8 +40,24 @@ _PLAIN_VALUES = (str, int, float, datetime, type(None))
 _OVERRIDABLE = ("apply_async", "_get_exec_options", "shadow_name")
 
 
+class Member(NamedTuple):
+    """A signature on its way into a batch: how many members it makes, and whether it is one task and no more.
+
+    A single task's signature is its user's own, and not to be changed; any
+    other is a copy.
+    """
+
+    signature: Signature
+    size: int
+    is_single: bool
+
+    def own(self) -> Signature:
+        """The signature, to be changed."""
+        return self.signature.clone() if self.is_single else self.signature
+
+
 def is_single(item: Any) -> bool:
-    """Whether a member is one task and nothing that surrounds or follows it, so that it need not be looked into."""
+    """Whether an item is one task and nothing that surrounds or follows it, so that it need not be looked into."""
     return type(item) is Signature and not item.get("subtask_type") and _ALIKE.issuperset(item["options"])
 
 
@@ -65,7 +81,7 @@ class BulkPublisher:
         self._stencils: dict[Hashable, Stencil | None] = {}
         self.sent: list[int] = []
 
-    def publish(self, members: Sequence[Signature], indices: Sequence[int]) -> None:
+    def publish(self, members: Sequence[Member], indices: Sequence[int]) -> None:
         """Send members, each the first of its tasks having the index given.
 
         Raises:
@@ -75,7 +91,7 @@ class BulkPublisher:
         if self._outbox is None:
             self._publish_each(range(len(members)), members, indices)
             return
-        singles = [position for position, member in enumerate(members) if is_single(member)]
+        singles = [position for position, member in enumerate(members) if member.is_single]
         self._stencils.clear()  # a countdown is counted from when its slice is sent
         with self._outbox.collecting():
             for position in singles:
@@ -85,13 +101,14 @@ class BulkPublisher:
         if len(singles) < len(members):
             self._publish_each(sorted(set(range(len(members))).difference(singles)), members, indices)
 
-    def _publish_each(self, positions: Iterable[int], members: Sequence[Signature], indices: Sequence[int]) -> None:
+    def _publish_each(self, positions: Iterable[int], members: Sequence[Member], indices: Sequence[int]) -> None:
         for position in positions:
             self._by_celery(members[position], indices[position])
             self.sent.append(position)
 
-    def _collect(self, outbox: Outbox, member: Signature, index: int) -> None:
-        kind = _kind_of(member)
+    def _collect(self, outbox: Outbox, member: Member, index: int) -> None:
+        signature = member.signature
+        kind = _kind_of(signature)
         if kind not in self._stencils:
             self._stencils[kind] = self._first_of_its_kind(outbox, member, index)
             return
@@ -99,29 +116,29 @@ class BulkPublisher:
         if stencil is None:
             self._by_celery(member, index)
             return
-        task, args, kwargs = self._app.tasks[member["task"]], member["args"], member["kwargs"]
+        task, args, kwargs = self._app.tasks[signature["task"]], signature["args"], signature["kwargs"]
         if task.typing:
             task.__header__(*args, **kwargs)
         outbox.add(stencil, stencil.fill(self._ids, index, args, kwargs))
 
-    def _first_of_its_kind(self, outbox: Outbox, member: Signature, index: int) -> Stencil | None:
+    def _first_of_its_kind(self, outbox: Outbox, member: Member, index: int) -> Stencil | None:
         """Have Celery make a message, and cut a stencil of it if the others may be made alike."""
         before = len(outbox.letters)
         self._by_celery(member, index)
-        if self._may_differ or not _is_uniform(self._app, member) or len(outbox.letters) != before + 1:
+        if self._may_differ or not _is_uniform(self._app, member.signature) or len(outbox.letters) != before + 1:
             return None
         queue, message, _ = outbox.letters[-1]
         return Stencil.cut(self._app, self._producer.channel, queue, message)
 
-    def _by_celery(self, member: Signature, index: int) -> None:
-        own = member.clone() if is_single(member) else member
+    def _by_celery(self, member: Member, index: int) -> None:
+        own = member.own()
         mark_members(own, self._batch_id, index, self._queue)
         own.apply_async(producer=self._producer)
 
 
-def _kind_of(member: Signature) -> Hashable:
-    options = member["options"]
-    return (member["task"], *options.items()) if options else member["task"]
+def _kind_of(signature: Signature) -> Hashable:
+    options = signature["options"]
+    return (signature["task"], *options.items()) if options else signature["task"]
 
 
 def _may_differ_by_message(app: Celery) -> bool:
@@ -137,16 +154,16 @@ def _may_differ_by_message(app: Celery) -> bool:
     )
 
 
-def _is_uniform(app: Celery, member: Signature) -> bool:
+def _is_uniform(app: Celery, signature: Signature) -> bool:
     """Whether the messages of a task differ in nothing but arguments, as far as task and options tell."""
-    task = app.tasks.get(member["task"])
+    task = app.tasks.get(signature["task"])
     if task is None or callable(task.job_options.retry_until):
         return False
     if getattr(task, "_dump_pydantic_arguments", None) is not None:
         return False
     if any(_is_users_own(type(task), name) for name in _OVERRIDABLE):
         return False
-    return all(isinstance(value, _PLAIN_VALUES) for value in member["options"].values())
+    return all(isinstance(value, _PLAIN_VALUES) for value in signature["options"].values())
 
 
 def _is_users_own(cls: type[Task], name: str) -> bool:

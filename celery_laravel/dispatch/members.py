@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task, chain
 from celery.canvas import Signature
 
-from celery_laravel.dispatch.bulk import BulkPublisher, is_single
+from celery_laravel.dispatch.bulk import BulkPublisher, Member, is_single
 from celery_laravel.errors import BatchDispatchError, ConfigurationError
 from celery_laravel.message.canvas import mark_members, tasks_of
 from celery_laravel.message.header import read_header
@@ -55,7 +55,7 @@ def publish_members(
     slices = _slices(app, signatures)
     members = next(slices, None)
     while members is not None:
-        sizes = [_size(member) for member in members]
+        sizes = [member.size for member in members]
         first = store.batches.add(batch.id, sum(sizes))
         indices = list(accumulate(sizes[:-1], initial=first))
         unsent = _publish(app, store, batch, members, indices)
@@ -106,23 +106,30 @@ class _Unsent:
     error: Exception
 
 
-def _slices(app: Celery, signatures: Any) -> Iterator[list[Signature]]:
+def _slices(app: Celery, signatures: Any) -> Iterator[list[Member]]:
     if isinstance(signatures, (Signature, Mapping)):
         signatures = [signatures]
     if not isinstance(signatures, Iterable) or isinstance(signatures, str):
         msg = f"A batch takes signatures, not {signatures!r}. Give a list or a generator of task.s(…)."
         raise TypeError(msg)
     numbered = enumerate(signatures)
-    while chunk := [
-        item if is_single(item) else as_signature(app, item, position) for position, item in islice(numbered, SLICE)
-    ]:
+    while chunk := [_member(app, item, position) for position, item in islice(numbered, SLICE)]:
         _refuse_uncounted(app, chunk)
         yield chunk
 
 
-def _refuse_uncounted(app: Celery, members: list[Signature]) -> None:
+def _member(app: Celery, item: Any, position: int) -> Member:
+    if is_single(item):
+        return Member(item, 1, is_single=True)
+    signature = as_signature(app, item, position)
+    return Member(signature, sum(1 for _ in tasks_of(signature)), is_single=False)
+
+
+def _refuse_uncounted(app: Celery, members: list[Member]) -> None:
     """Refuse tasks of an app without the library: they would run, and their batch wait for ever."""
-    for name in {task["task"] for member in members for task in tasks_of(member)}:
+    names = {member.signature["task"] for member in members if member.is_single}
+    names.update(task["task"] for member in members if not member.is_single for task in tasks_of(member.signature))
+    for name in names:
         task = app.tasks.get(name)  # unknown here, it may be known to a worker
         if task is not None and not name.startswith("celery.") and not hasattr(task, "job_options"):
             msg = (
@@ -132,17 +139,13 @@ def _refuse_uncounted(app: Celery, members: list[Signature]) -> None:
             raise ConfigurationError(msg)
 
 
-def _size(member: Signature) -> int:
-    return 1 if is_single(member) else sum(1 for _ in tasks_of(member))
-
-
 def _publish(
-    app: Celery, store: Store, batch: BatchRecord, members: list[Signature], indices: list[int]
+    app: Celery, store: Store, batch: BatchRecord, members: list[Member], indices: list[int]
 ) -> _Unsent | None:
     queue = batch.options.get("queue")
     if app.conf.task_always_eager:
         for position, (member, index) in enumerate(zip(members, indices, strict=True)):
-            own = member.clone() if is_single(member) else member
+            own = member.own()
             mark_members(own, batch.id, index, queue)
             try:
                 _run_eagerly(app, store, own)

@@ -8,10 +8,11 @@ the others by filling in what differs: the id, the member's index, the arguments
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from binascii import b2a_base64
 from json.encoder import encode_basestring_ascii as quoted
+from math import isfinite
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps as serialize
 from kombu.serialization import loads as deserialize
 from kombu.serialization import registry
+from kombu.transport.virtual.base import Base64
 from kombu.utils.json import dumps
 
 from celery_laravel.message.header import NAME
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 
 _GAPS = ("id", "tag", "index", "args", "kwargs", "body")
 _NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-_SCALARS = frozenset({int, float, bool, type(None)})
+_NO_KWARGS_AND_NOTHING_FOLLOWS = f"{{}}, {dumps(_NOTHING_FOLLOWS)}]"
 _SHORT = 64
 _FEW = 12
-_encode = json.JSONEncoder().encode
+_CONSTANTS = {None: "null", True: "true", False: "false"}
 
 
 class Stencil:
@@ -49,6 +51,7 @@ class Stencil:
         self._text = re.sub(r"%\(\w+\)s", "%s", template)
         self._in_order: Callable[[Sequence[Any]], Any] = itemgetter(*map(_GAPS.index, names))
         self._serializer = registry.type_to_name[message["content-type"]]
+        self._is_base64 = type(channel.codecs.get(channel.body_encoding)) is Base64
         self._channel = channel
         self._amqp, self._levels = app.amqp, app.conf.task_repr_maxlevels
 
@@ -68,7 +71,11 @@ class Stencil:
         text = dumps({**message, "body": gap["body"], "headers": headers, "properties": properties})
         if task_id in text:  # in a place that is not known here
             return None
-        return cls(app, channel, queue, message, re.sub(f'"{mark}([a-z]+)"', r"%(\1)s", text.replace("%", "%%")))
+        text = text.replace("%", "%%")
+        for name in _GAPS:
+            found, gap_left = f'"{mark}{name}"', f"%({name})s"
+            text = text.replace(found, f'"{gap_left}"' if name in {"id", "tag"} else gap_left)
+        return cls(app, channel, queue, message, text)
 
     def fill(self, ids: Iterator[str], index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The text of another member's message.
@@ -76,17 +83,24 @@ class Stencil:
         Raises:
             EncodeError: The arguments cannot be serialized.
         """
-        shown = repr(args) if _is_shown_as_it_is(args) else saferepr(args, self._amqp.argsrepr_maxsize, self._levels)
-        shown_kwargs = saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._levels) if kwargs else "{}"
-        body, _ = self._channel.encode_body(self._serialized(args, kwargs), self._channel.body_encoding)
-        values = (quoted(next(ids)), quoted(next(ids)), index, quoted(shown), quoted(shown_kwargs), quoted(body))
+        plain = _as_json_and_text(args) if not kwargs and self._serializer == "json" else None
+        if plain is None:
+            payload = serialize((args, kwargs, _NOTHING_FOLLOWS), self._serializer)[2]
+            shown = saferepr(args, self._amqp.argsrepr_maxsize, self._levels)
+            shown_kwargs = saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._levels)
+        else:
+            in_json, shown = plain
+            payload = f"[{in_json}, {_NO_KWARGS_AND_NOTHING_FOLLOWS}"
+            shown_kwargs = "{}"
+        values = (next(ids), next(ids), index, quoted(shown), quoted(shown_kwargs), self._body(payload))
         text: str = self._text % self._in_order(values)
         return text
 
-    def _serialized(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._serializer == "json" and not kwargs and _is_shown_as_it_is(args):
-            return _encode((args, kwargs, _NOTHING_FOLLOWS))
-        return serialize((args, kwargs, _NOTHING_FOLLOWS), self._serializer)[2]
+    def _body(self, payload: Any) -> str:
+        if self._is_base64:
+            data = payload.encode() if isinstance(payload, str) else payload
+            return f'"{b2a_base64(data, newline=False).decode()}"'
+        return quoted(self._channel.encode_body(payload, self._channel.body_encoding)[0])
 
 
 def new_ids() -> Iterator[str]:
@@ -111,12 +125,24 @@ def _carries_arguments_alone(message: Mapping[str, Any], channel: Any) -> bool:
     return bool(follows == _NOTHING_FOLLOWS)
 
 
-def _is_shown_as_it_is(args: Sequence[Any]) -> bool:
-    """Whether arguments are so plain that ``repr`` and C's JSON give what Celery's and kombu's own ways would."""
+def _as_json_and_text(args: Sequence[Any]) -> tuple[str, str] | None:
+    """Plain arguments as kombu's JSON has them and as Celery shows them, or None where it takes theirs to tell."""
     if type(args) is not tuple or len(args) > _FEW:
-        return False
-    return all(
-        type(value) in _SCALARS
-        or (type(value) is str and len(value) <= _SHORT and value.isprintable() and "'" not in value)
-        for value in args
-    )
+        return None
+    encoded: list[str] = []
+    shown: list[str] = []
+    for value in args:
+        kind = type(value)
+        if kind is int or (kind is float and isfinite(value)):
+            text = repr(value)
+            encoded.append(text)
+        elif kind is str and len(value) <= _SHORT and value.isprintable() and "'" not in value and "\\" not in value:
+            text = f"'{value}'"
+            encoded.append(quoted(value))
+        elif value is None or kind is bool:
+            text = repr(value)
+            encoded.append(_CONSTANTS[value])
+        else:
+            return None
+        shown.append(text)
+    return f"[{', '.join(encoded)}]", f"({shown[0]},)" if len(shown) == 1 else f"({', '.join(shown)})"
