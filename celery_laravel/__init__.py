@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InvalidSignatureError,
         JobReleasedError,
         JobTimedOutError,
+        LimiterError,
         LimitTimeoutError,
         ManuallyFailedError,
         MaxAttemptsExceededError,
@@ -43,7 +44,19 @@ if TYPE_CHECKING:
         StoreUnavailableError,
     )
     from celery_laravel.job import Job, current_job
-    from celery_laravel.middleware import CurrentJob, FailOnException, Middleware, Release, Skip, SkipIfBatchCancelled
+    from celery_laravel.middleware import (
+        CurrentJob,
+        FailOnException,
+        Limit,
+        Middleware,
+        RateLimited,
+        RateLimiter,
+        Release,
+        Skip,
+        SkipIfBatchCancelled,
+        funnel,
+        throttle,
+    )
 
 __all__ = [  # noqa: RUF022  grouped by what they are for
     # installing
@@ -53,11 +66,16 @@ __all__ = [  # noqa: RUF022  grouped by what they are for
     # while a job runs
     "CurrentJob",
     "FailOnException",
+    "Limit",
     "Middleware",
+    "RateLimited",
+    "RateLimiter",
     "Release",
     "Skip",
     "SkipIfBatchCancelled",
     "current_job",
+    "funnel",
+    "throttle",
     # batches and failed jobs
     "Batch",
     "Bus",
@@ -74,6 +92,7 @@ __all__ = [  # noqa: RUF022  grouped by what they are for
     "InvalidSignatureError",
     "JobReleasedError",
     "JobTimedOutError",
+    "LimiterError",
     "LimitTimeoutError",
     "ManuallyFailedError",
     "MaxAttemptsExceededError",
@@ -89,13 +108,18 @@ _HOMES = {
     "Job": "job",
     "CurrentJob": "middleware",
     "FailOnException": "middleware",
+    "Limit": "middleware",
     "Middleware": "middleware",
+    "RateLimited": "middleware",
+    "RateLimiter": "middleware",
     "Release": "middleware",
     "Skip": "middleware",
     "SkipIfBatchCancelled": "middleware",
     "current_job": "job",
     "embedded": "bootstrap",
+    "funnel": "middleware",
     "install": "bootstrap",
+    "throttle": "middleware",
 }
 _MODULES = {"errors", "signals"}
 

@@ -95,7 +95,34 @@ class JobReleasedError(CeleryLaravelError):
 
 
 class LimitTimeoutError(CeleryLaravelError):
-    """``block()`` ran out before ``throttle()`` or ``funnel()`` had a free slot."""
+    """``throttle()`` or ``funnel()`` had no free slot, nor will have one within its ``block()``.
+
+    Attributes:
+        available_in: Seconds until there may be one, as things stand; None
+            where that cannot be known.
+    """
+
+    def __init__(self, message: str = "There was no free slot in time.", available_in: float | None = None) -> None:
+        super().__init__(message, available_in)
+        self.available_in = available_in
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class LimiterError(CeleryLaravelError):
+    """The function that defines a limiter raised an exception, which is the error's ``__cause__``.
+
+    Attributes:
+        limiter: The name of the limiter.
+    """
+
+    def __init__(self, limiter: str, reason: Any = None) -> None:
+        super().__init__(limiter, repr(reason) if isinstance(reason, BaseException) else reason)
+        self.limiter = limiter
+
+    def __str__(self) -> str:
+        return f"The limiter {self.limiter!r} raised {self.args[1]}"
 
 
 class InvalidSignatureError(CeleryLaravelError):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel.attempt.retry_policy import Counts, Limits, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery_laravel.attempt.outcome import Outcome
     from celery_laravel.message.header import Header
     from celery_laravel.message.options import JobOptions
+    from celery_laravel.stores.records import LockRequest
 
 
 RUNNING = "_laravel"
@@ -32,6 +33,10 @@ class RunningJob:
     one that runs in its caller is when that caller is a job of a worker's.
     ``owner`` is the token that its locks are held under, another one for every
     start; ``locks`` are the keys of those that are freed when the attempt ends.
+    ``slots`` are the starts that limiters keep for the job, as in its header.
+    ``is_handed_on``: the job has dispatched itself under its own id, so its
+    unique lock is the next one's; ``lease`` is the unique lock that it still has
+    to take before it may run.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -51,6 +56,12 @@ class RunningJob:
     raised: BaseException | None = None
     owner: str = ""
     locks: list[str] = field(default_factory=list)
+    slots: dict[str, Sequence[str]] = field(default_factory=dict)
+    is_handed_on: bool = False
+    lease: LockRequest | None = None
+
+    def __post_init__(self) -> None:
+        self.slots.update(self.header.slots)
 
     def put_back(self, *, counts: bool, after_exception: bool) -> Header:
         """The header of the message that puts this job back; ``counts`` tells whether this attempt uses up a try."""
@@ -58,7 +69,18 @@ class RunningJob:
             attempts=self.counts.attempt - (not counts),
             exceptions=self.counts.exceptions + after_exception,
             deadline=self.limits.deadline,
+            slots=dict(self.slots),
         )
+
+    def note_slots(self, name: str, keys: Sequence[str], *, are_kept: bool) -> None:
+        """Note that a limiter keeps a start for the job under these keys, or keeps none any more."""
+        held = [key for key in self.slots.get(name, ()) if key not in keys]
+        if are_kept:
+            held += keys
+        if held:
+            self.slots[name] = held
+        else:
+            self.slots.pop(name, None)
 
 
 def running_of(job: Any) -> RunningJob:

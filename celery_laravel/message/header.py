@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from celery_laravel.errors import InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 NAME = "laravel"
 VERSION = 1
@@ -37,8 +37,13 @@ class Header:
     (seconds since the epoch). ``batch_id`` and ``index`` say which member of
     which batch it is, ``callback`` that it is a callback of a batch, ``serializer``
     is the one this dispatch asked for (Celery forgets it when a message is sent
-    again). Keys of the same version that are not known are carried along in
-    ``extra``.
+    again). ``slots`` are the starts that limiters keep for the job: their keys,
+    by the limiter's name in the store. ``unique`` is the key of the unique lock
+    that the job holds under its id, for ``unique_for`` seconds from its dispatch
+    where that is given; ``waits`` counts how often in a row it was put back
+    because another job held the lock. ``debounce`` is its place among the
+    dispatches of a debounced job: the key, the period, the number. Keys of the
+    same version that are not known are carried along in ``extra``.
     """
 
     turn: int = 0
@@ -49,6 +54,11 @@ class Header:
     index: int | None = None
     callback: str | None = None
     serializer: str | None = None
+    slots: Mapping[str, Sequence[str]] = field(default_factory=lambda: _NOTHING)
+    unique: str | None = None
+    unique_for: float | None = None
+    waits: int = 0
+    debounce: Sequence[Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
@@ -56,13 +66,23 @@ class Header:
         """Whether there is nothing to say, so that the message goes without the header."""
         return self == _EMPTY
 
-    def next_turn(self, *, attempts: int, exceptions: int, deadline: float | None) -> Header:
-        """The header of the message that puts the job back."""
-        return replace(self, turn=self.turn + 1, attempts=attempts, exceptions=exceptions, deadline=deadline)
+    def next_turn(
+        self,
+        *,
+        attempts: int,
+        exceptions: int,
+        deadline: float | None,
+        slots: Mapping[str, Sequence[str]] | None = None,
+    ) -> Header:
+        """The header of the message that puts the job back; ``slots`` None leaves those that it says."""
+        slots = self.slots if slots is None else slots
+        return replace(
+            self, turn=self.turn + 1, attempts=attempts, exceptions=exceptions, deadline=deadline, slots=slots
+        )
 
     def afresh(self, *, deadline: float | None = None) -> Header:
         """The header of a failed job that is tried again: attempt 1, in a turn of its own."""
-        return replace(self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline)
+        return replace(self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline, slots=_NOTHING)
 
     def encode(self) -> dict[str, Any]:
         """The header as it travels; fields that say nothing are left out."""
@@ -115,6 +135,11 @@ _FIELDS: dict[str, Any] = {
     "index": None,
     "callback": None,
     "serializer": None,
+    "slots": _NOTHING,
+    "unique": None,
+    "unique_for": None,
+    "waits": 0,
+    "debounce": None,
 }
 _EMPTY = Header()
 
@@ -143,12 +168,16 @@ def with_header(headers: Mapping[str, Any] | None, header: Header) -> dict[str, 
 
 
 def _checked(key: str, value: Any) -> Any:
-    if key in {"batch_id", "callback", "serializer"}:
+    if key in {"batch_id", "callback", "serializer", "unique"}:
         valid = value is None or isinstance(value, str)
+    elif key == "slots":
+        valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
+    elif key == "debounce":
+        valid = value is None or _is_place(value)
+    elif key == "unique_for":
+        valid = value is None or (_is_number(value) and 0 < value < float("inf"))
     elif key == "deadline":
-        valid = value is None or (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _END_OF_TIME
-        )
+        valid = value is None or (_is_number(value) and 0 <= value < _END_OF_TIME)
     else:
         valid = (value is None and key == "index") or (
             isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -156,3 +185,21 @@ def _checked(key: str, value: Any) -> Any:
     if not valid:
         raise InvalidMessageError(f"The message's {NAME!r} header has {key} = {value!r}.")
     return value
+
+
+def _is_slots(item: tuple[Any, Any]) -> bool:
+    name, keys = item
+    return isinstance(name, str) and isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
+
+
+def _is_place(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3  # noqa: PLR2004  key, period, number
+        and isinstance(value[0], str)
+        and all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in value[1:])
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,7 +2,21 @@
 
 from celery_laravel.middleware.contract import CurrentJob, Middleware
 from celery_laravel.middleware.fail_on_exception import FailOnException
+from celery_laravel.middleware.limits import Limit, RateLimiter, funnel, throttle
+from celery_laravel.middleware.rate_limited import RateLimited
 from celery_laravel.middleware.release import Release
 from celery_laravel.middleware.skip import Skip, SkipIfBatchCancelled
 
-__all__ = ["CurrentJob", "FailOnException", "Middleware", "Release", "Skip", "SkipIfBatchCancelled"]
+__all__ = [
+    "CurrentJob",
+    "FailOnException",
+    "Limit",
+    "Middleware",
+    "RateLimited",
+    "RateLimiter",
+    "Release",
+    "Skip",
+    "SkipIfBatchCancelled",
+    "funnel",
+    "throttle",
+]

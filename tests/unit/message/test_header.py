@@ -12,13 +12,28 @@ from celery_laravel import InvalidMessageError
 from celery_laravel.message.header import NAME, NOT_REPUBLISHED, VERSION, Header, read_header, with_header
 
 counts = st.integers(min_value=0, max_value=2**40)
+positive = st.integers(min_value=1, max_value=2**40)
 texts = st.text(max_size=20)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ("turn", "attempts", "exceptions", "deadline", "batch_id", "index", "callback", "serializer")
+FIELDS = (
+    "turn",
+    "attempts",
+    "exceptions",
+    "deadline",
+    "batch_id",
+    "index",
+    "callback",
+    "serializer",
+    "slots",
+    "unique",
+    "unique_for",
+    "waits",
+    "debounce",
+)
 extras = st.dictionaries(texts.filter(lambda key: key not in {*FIELDS, "v"}), plain, max_size=3)
 
 
@@ -34,6 +49,11 @@ def headers(draw: st.DrawFn) -> Header:
         index=draw(counts) if in_batch else None,
         callback=draw(st.none() | texts),
         serializer=draw(st.none() | texts),
+        slots=draw(st.dictionaries(texts, st.lists(texts, max_size=3), max_size=3)),
+        unique=draw(st.none() | texts),
+        unique_for=draw(st.none() | st.floats(min_value=0.001, max_value=4e9)),
+        waits=draw(counts),
+        debounce=draw(st.none() | st.tuples(texts, positive, positive).map(list)),
         extra=draw(extras),
     )
 
@@ -68,6 +88,7 @@ def test_a_damaged_field_is_refused_or_makes_sense(header: Header, field: str, v
     assert isinstance(read.turn, int)
     assert read.deadline is None or 0 <= read.deadline < float("inf")
     assert (read.batch_id is None) == (read.index is None)
+    assert all(isinstance(key, str) for keys in read.slots.values() for key in keys)
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1, str(VERSION), None, True, 1.5, [1]])

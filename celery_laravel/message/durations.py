@@ -1,0 +1,16 @@
+"""What a duration may be: seconds, or a timedelta."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+
+def is_seconds(value: Any) -> bool:
+    """Whether a value can be a duration in seconds: a finite number that is not negative."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def is_duration(value: Any) -> bool:
+    """Whether a value can be a duration: seconds or a timedelta, not negative."""
+    return is_seconds(value) or (isinstance(value, timedelta) and value >= timedelta(0))
