@@ -22,12 +22,17 @@ failures, let pytest rewrite the assertions before this package is imported:
 
 from __future__ import annotations
 
+from celery_laravel.testing.store_suite.attempt_locks import AttemptLockSuite
 from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptLeaseSuite, AttemptStartSuite
 from celery_laravel.testing.store_suite.batch_callbacks import BatchCallbackSuite
 from celery_laravel.testing.store_suite.batch_members import BatchMemberSuite
 from celery_laravel.testing.store_suite.batches import BatchSuite
 from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
+from celery_laravel.testing.store_suite.contention import ContentionSuite
+from celery_laravel.testing.store_suite.debounces import DebounceSuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
+from celery_laravel.testing.store_suite.limits import LimitChangeSuite, LimitSuite, SeveralWindowsSuite
+from celery_laravel.testing.store_suite.locks import LockLeaseSuite, LockReleaseSuite, LockSuite
 from celery_laravel.testing.store_suite.models import ModelSuite
 from celery_laravel.testing.store_suite.set_aside import SetAsideSuite
 from celery_laravel.testing.store_suite.settle import SettleSuite
@@ -38,13 +43,22 @@ class StoreSuite(
     AttemptStartSuite,
     AttemptEndSuite,
     AttemptLeaseSuite,
+    AttemptLockSuite,
     BatchSuite,
     BatchMemberSuite,
     BatchCallbackSuite,
     FailedJobSuite,
+    LockSuite,
+    LockReleaseSuite,
+    LockLeaseSuite,
     SetAsideSuite,
+    LimitSuite,
+    SeveralWindowsSuite,
+    LimitChangeSuite,
+    DebounceSuite,
     SettleSuite,
     ConcurrencySuite,
+    ContentionSuite,
     ModelSuite,
 ):
     """Every test of every capability."""
@@ -54,16 +68,25 @@ __all__ = [
     "Advance",
     "AttemptEndSuite",
     "AttemptLeaseSuite",
+    "AttemptLockSuite",
     "AttemptStartSuite",
     "BatchCallbackSuite",
     "BatchMemberSuite",
     "BatchSuite",
     "ConcurrencySuite",
+    "ContentionSuite",
+    "DebounceSuite",
     "FailedJobSuite",
+    "LimitChangeSuite",
+    "LimitSuite",
+    "LockLeaseSuite",
+    "LockReleaseSuite",
+    "LockSuite",
     "ModelSuite",
     "ServerTime",
     "SetAsideSuite",
     "SettleSuite",
+    "SeveralWindowsSuite",
     "StoreSuite",
     "VirtualTime",
 ]

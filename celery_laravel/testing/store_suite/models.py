@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from celery_laravel.stores.contracts import Store
+    from celery_laravel.testing.store_suite.times import Advance
 
 EXAMPLES = 50
 STEPS = 40
@@ -28,3 +29,15 @@ class ModelSuite:
         from celery_laravel.testing.store_suite.attempt_machine import check_attempts
 
         check_attempts(store, examples=EXAMPLES, steps=STEPS)
+
+    def test_locks_follow_their_model(self, store: Store, advance: Advance) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.lock_machine import check_locks
+
+        check_locks(store, advance, examples=EXAMPLES, steps=STEPS)
+
+    def test_limits_follow_their_model(self, store: Store, advance: Advance) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.limit_machine import check_limits
+
+        check_limits(store, advance, examples=EXAMPLES, steps=STEPS)
