@@ -6,6 +6,8 @@ from celery_laravel.middleware.limits import Limit, RateLimiter, funnel, throttl
 from celery_laravel.middleware.rate_limited import RateLimited
 from celery_laravel.middleware.release import Release
 from celery_laravel.middleware.skip import Skip, SkipIfBatchCancelled
+from celery_laravel.middleware.throttles_exceptions import ThrottlesExceptions
+from celery_laravel.middleware.without_overlapping import WithoutOverlapping
 
 __all__ = [
     "CurrentJob",
@@ -17,6 +19,8 @@ __all__ = [
     "Release",
     "Skip",
     "SkipIfBatchCancelled",
+    "ThrottlesExceptions",
+    "WithoutOverlapping",
     "funnel",
     "throttle",
 ]
