@@ -65,7 +65,7 @@ def answers(processes: list[subprocess.Popen[bytes]]) -> list[object]:
 
 def test_migrating_makes_the_tables_once(url: str, prefix: str):
     store = SQLAlchemyStore(url, prefix)
-    assert store.pending_migrations() == [migrations.HEAD]
+    assert store.pending_migrations() == [*filter(None, migrations.BEFORE), migrations.HEAD]
     for _ in range(2):
         store.migrate()
         assert store.pending_migrations() == []

@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, SmallInteger, and_, case, delete, literal, or
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, StartStatus
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
+from celery_laravel.stores.sqlalchemy.pruning import ExpiredRows, Pruning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Delete, Row, Select, Update
 
-    from celery_laravel.stores.records import AttemptEnd
+    from celery_laravel.stores.records import AttemptEnd, LockRequest
     from celery_laravel.stores.sqlalchemy.dialects.contract import Parameters, Upsert, Values
     from celery_laravel.stores.sqlalchemy.engine import Database
+    from celery_laravel.stores.sqlalchemy.locks import SQLLockStore
 
 OPEN, RELEASED, OVER = range(3)
 _SLICE = 500  # ids in one statement: SQLite takes no more than some thousand, older ones 999
@@ -30,9 +32,11 @@ _LOOKS = 20
 class SQLAttemptStore:
     """An `AttemptStore` in a table with one row a job."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, locks: SQLLockStore) -> None:
         self._database = database
+        self._locks = locks
         self._table = database.tables.attempts
+        self._pruning = Pruning(database, ExpiredRows(database, self._table.c.job_id))
 
     def begin(
         self,
@@ -44,6 +48,7 @@ class SQLAttemptStore:
         owner: str,
         lease: timedelta,
         keep: timedelta,
+        lock: LockRequest | None = None,
     ) -> AttemptStart:
         parameters = giving(
             job_id=job_id,
@@ -56,15 +61,41 @@ class SQLAttemptStore:
             kept=lasting(max(lease, keep)),
         )
         for _ in range(_LOOKS):
-            # Not repeatable: a start that was made, and made again, would count as a crash.
-            attempt = self._database.single(lambda c: self._begin(c, parameters), repeatable=False)
-            if attempt is not None:
-                return AttemptStart(StartStatus.STARTED, attempt, exceptions)
-            row = self._database.single(lambda c: c.execute(self._look, parameters).first())
-            refusal = None if row is None else _refusal(row, turn, owner)
-            if refusal is not None:
-                return refusal
+            start = self._start(parameters) if lock is None else self._start_locked(parameters, lock)
+            if start is not None:
+                self._pruning.now_and_then()
+                return start
         raise StoreUnavailableError(self._database.url, f"the entry of job {job_id} changes all the time")
+
+    def _start(self, parameters: Parameters) -> AttemptStart | None:
+        """Start an attempt, or say why not; None when the reason has gone meanwhile."""
+        # Not repeatable: a start that was made, and made again, would count as a crash.
+        attempt = self._database.single(lambda c: self._begin(c, parameters), repeatable=False)
+        if attempt is not None:
+            return AttemptStart(StartStatus.STARTED, attempt, parameters["given_exceptions"])
+        return self._database.single(lambda connection: self._refused(connection, parameters))
+
+    def _start_locked(self, parameters: Parameters, lock: LockRequest) -> AttemptStart | None:
+        """`_start` with a lock: in one transaction, which takes the lock's row first and the job's second."""
+
+        def work(connection: Connection) -> AttemptStart | None:
+            answer = self._locks.acquire_within(connection, lock)
+            if answer.acquired:
+                attempt = self._begin(connection, parameters)
+                if attempt is not None:
+                    return AttemptStart(StartStatus.STARTED, attempt, parameters["given_exceptions"])
+            refusal = self._refused(connection, parameters)
+            if refusal is None and not answer.acquired:
+                return AttemptStart(StartStatus.LOCKED, delay=answer.expires_in or 0.0, holder=answer.owner)
+            connection.rollback()  # an attempt that does not start for a reason of its own leaves the lock alone
+            return refusal
+
+        return self._database.transaction(work)
+
+    def _refused(self, connection: Connection, parameters: Parameters) -> AttemptStart | None:
+        """Why the attempt may not start; None when it may by now."""
+        row = connection.execute(self._look, parameters).first()
+        return None if row is None else _refusal(row, parameters["given_turn"], parameters["given_owner"])
 
     def end(self, end: AttemptEnd, *, keep: timedelta) -> bool:
         return self._database.single(lambda connection: self.end_within(connection, end, keep=keep))
@@ -91,11 +122,7 @@ class SQLAttemptStore:
         return self._database.single(work, repeatable=False) > 0
 
     def prune(self) -> int:
-        removed = 0
-        while job_ids := self._database.single(lambda c: c.scalars(self._expired).all()):
-            parameters = giving(job_ids=job_ids)
-            removed += self._database.single(partial(self._removed, self._pruning, parameters))
-        return removed
+        return self._pruning.all()
 
     @staticmethod
     def _removed(statement: Delete, parameters: Parameters, connection: Connection) -> int:
@@ -209,18 +236,6 @@ class SQLAttemptStore:
     def _forgetting(self) -> Delete:
         table = self._table.c
         return delete(self._table).where(table.job_id == given("job_id", Identifier()))
-
-    @cached_property
-    def _expired(self) -> Select[Any]:
-        table = self._table.c
-        has_expired = table.expires <= self._database.dialect.now
-        return select(table.job_id).where(has_expired).order_by(table.expires).limit(_SLICE)
-
-    @cached_property
-    def _pruning(self) -> Delete:
-        table = self._table.c
-        job_ids = given("job_ids", Identifier(), expanding=True)
-        return delete(self._table).where(table.job_id.in_(job_ids), table.expires <= self._database.dialect.now)
 
 
 def _lease_end(now: ColumnElement[int]) -> ColumnElement[int]:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 LONGEST_ID = 255
+_LONGEST_KEPT_KEY = 320  # PostgreSQL indexes 2,704 bytes a row, MySQL 3,072; a character takes up to four
 _COLLATION = "utf8mb4_bin"  # MySQL's usual collations find "a" when asked for "A"
 _ESCAPED = "\x01json:"
 _LONGEST_TIME = 10**17  # microseconds; some 3,000 years, and far from where 64 bits end
+FOR_EVER = 10**18
+"""Microseconds: as a duration and as an instant, what does not end; any instant after it is none of a calendar."""
 
 
 class Characters(TypeDecorator[str]):
@@ -72,6 +75,41 @@ class Identifier(Characters):
         kept = super().process_bind_param(value, dialect)
         if kept is not None and len(kept) > LONGEST_ID:
             msg = f"The id {value!r:.60}… has {len(kept)} characters; an SQL store keeps ids of at most {LONGEST_ID}."
+            raise ValueError(msg)
+        return kept
+
+
+class Key(Characters):
+    """A key that people choose, or an owner: any text of 255 characters, indexed, and beside another in one index.
+
+    Characters that are kept escaped count for more. MySQL's collations take
+    no notice of blanks at the end: there such text is kept as JSON too.
+    """
+
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text of a length of which every back end can index two."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(VARCHAR(_LONGEST_KEPT_KEY, collation=_COLLATION))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The key as it is kept.
+
+        Raises:
+            ValueError: It is longer than the back ends can index.
+        """
+        kept = super().process_bind_param(value, dialect)
+        if kept is None or value is None:
+            return None
+        if kept is value and value.endswith(" ") and dialect.name == "mysql":
+            kept = _ESCAPED + json.dumps(value, ensure_ascii=False)
+        if len(kept) > _LONGEST_KEPT_KEY:
+            msg = (
+                f"The key or owner {value!r:.60}… has {len(value)} characters; an SQL store keeps {LONGEST_ID}, "
+                "and fewer where some are such as NUL."
+            )
             raise ValueError(msg)
         return kept
 

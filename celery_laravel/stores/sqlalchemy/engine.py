@@ -64,10 +64,10 @@ class Database:
         """
         return self._run(work, (), repeatable=repeatable or self.dialect.begins_by_itself)
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
-        """Run work as one transaction that may write."""
+    def transaction(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
+        """Run work as one transaction that may write; not ``patient``, it is given up when it loses against another."""
         begin = self.dialect.begin
-        return self._run(work, () if begin is None else (begin,), repeatable=True)
+        return self._run(work, () if begin is None else (begin,), repeatable=True, patient=patient)
 
     def snapshot(self, work: Callable[[Connection], T]) -> T:
         """Run work that only reads, all of it at the same instant."""
@@ -82,9 +82,15 @@ class Database:
             engine.dispose()
 
     def _run(
-        self, work: Callable[[Connection], T], opening: Sequence[str], *, repeatable: bool, needs_tables: bool = True
+        self,
+        work: Callable[[Connection], T],
+        opening: Sequence[str],
+        *,
+        repeatable: bool,
+        needs_tables: bool = True,
+        patient: bool = True,
     ) -> T:
-        trials = Trials(self, repeatable=repeatable)
+        trials = Trials(self, repeatable=repeatable, patient=patient)
         while True:
             trials.is_committing = False
             try:
@@ -156,9 +162,11 @@ class Trials:
     LOSSES = 6
     SQLITE_LOSSES = 3  # each has waited for as long as its ``timeout`` says
 
-    def __init__(self, database: Database, *, repeatable: bool) -> None:
+    def __init__(self, database: Database, *, repeatable: bool, patient: bool = True) -> None:
         self._database = database
         self._repeatable = repeatable
+        losses = self.SQLITE_LOSSES if database.dialect.name == "sqlite" else self.LOSSES
+        self._most_losses = losses if patient else 1
         self._losses = 0
         self._has_broken = False
         self._has_lacked_tables = False
@@ -170,7 +178,7 @@ class Trials:
         cause = getattr(error, "orig", None) or error
         if dialect.is_passing(cause):
             self._losses += 1
-            if self._losses < (self.SQLITE_LOSSES if dialect.name == "sqlite" else self.LOSSES):
+            if self._losses < self._most_losses:
                 time.sleep(random.uniform(0.2, 1.0) * 0.005 * 2**self._losses)
                 return
         elif getattr(error, "connection_invalidated", False):

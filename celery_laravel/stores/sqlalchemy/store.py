@@ -1,4 +1,4 @@
-"""The store in an SQL database: the three capabilities on one set of connections."""
+"""The store in an SQL database: all capabilities on one set of connections."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from sqlalchemy import select
 
 from celery_laravel.stores.sqlalchemy.attempts import SQLAttemptStore
 from celery_laravel.stores.sqlalchemy.batches import SQLBatchStore
+from celery_laravel.stores.sqlalchemy.debounces import SQLDebounceStore
 from celery_laravel.stores.sqlalchemy.engine import Database
 from celery_laravel.stores.sqlalchemy.failed_jobs import SQLFailedJobStore
+from celery_laravel.stores.sqlalchemy.limits import SQLLimitStore
+from celery_laravel.stores.sqlalchemy.locks import SQLLockStore
 from celery_laravel.stores.sqlalchemy.settling import SettlingInOne
 
 if TYPE_CHECKING:
@@ -34,7 +37,10 @@ class SQLAlchemyStore:
 
     def __init__(self, url: str, prefix: str = "laravel") -> None:
         self._database = Database(url, prefix)
-        self.attempts = SQLAttemptStore(self._database)
+        self.locks = SQLLockStore(self._database)
+        self.limits = SQLLimitStore(self._database)
+        self.debounces = SQLDebounceStore(self._database)
+        self.attempts = SQLAttemptStore(self._database, self.locks)
         self._settle_in_one = SettlingInOne(self._database, self.attempts)
         self.batches = SQLBatchStore(self._database, self._settle_in_one)
         self.failed_jobs = SQLFailedJobStore(self._database)

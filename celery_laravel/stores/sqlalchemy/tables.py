@@ -12,7 +12,7 @@ from functools import lru_cache
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
 
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Microseconds, Number
+from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Key, Microseconds, Number
 
 LONGEST_PREFIX = 30  # PostgreSQL cuts names at 63 characters, and the longest index adds 27 to it
 
@@ -27,6 +27,11 @@ class Tables:
     members: Table
     failures: Table
     failed_jobs: Table
+    locks: Table
+    limits: Table
+    limit_windows: Table
+    limit_starts: Table
+    debounces: Table
 
 
 def metadata_for(prefix: str = "laravel") -> MetaData:
@@ -61,6 +66,11 @@ def tables_for(prefix: str) -> Tables:
         _members(metadata, prefix),
         _failures(metadata, prefix),
         _failed_jobs(metadata, prefix),
+        _locks(metadata, prefix),
+        _limits(metadata, prefix),
+        _limit_windows(metadata, prefix),
+        _limit_starts(metadata, prefix),
+        _debounces(metadata, prefix),
     )
 
 
@@ -181,4 +191,96 @@ def _failed_jobs(metadata: MetaData, prefix: str) -> Table:
         Index(f"{prefix}_failed_jobs_by_age", "failed_at", "number"),
         Index(f"{prefix}_failed_jobs_by_queue", "queue", "failed_at", mysql_length={"queue": 191}),
         has_number=True,
+    )
+
+
+def _locks(metadata: MetaData, prefix: str) -> Table:
+    """A row for each hold. The row of slot 0 is the lock of its key."""
+    return _table(
+        metadata,
+        f"{prefix}_locks",
+        Column("key", Key(), primary_key=True),
+        Column("slot", Integer(), primary_key=True, autoincrement=False),
+        Column("owner", Key(), nullable=False),
+        Column("kind", Characters(), nullable=False),
+        Column("task", Characters(), nullable=False),
+        Column("is_lease", Boolean(), nullable=False),
+        # The call in which its owner last asked for it, and whether it had it before: a repeated call is told the same.
+        Column("call", BigInteger(), nullable=False),
+        Column("was_held", Boolean(), nullable=False),
+        Column("payload", Characters()),
+        Column("taken", Microseconds(), nullable=False),
+        Column("expires", Microseconds(), nullable=False),  # `FOR_EVER` or more: until it is freed
+        Index(f"{prefix}_locks_by_owner", "owner"),
+        Index(f"{prefix}_locks_by_expiry", "expires"),
+        has_number=False,
+    )
+
+
+def _limits(metadata: MetaData, prefix: str) -> Table:
+    """A row for each key, which is the lock of its windows: their grid."""
+    return _table(
+        metadata,
+        f"{prefix}_limits",
+        Column("number", Number, primary_key=True, autoincrement=True),
+        Column("name", Key(), nullable=False),
+        Column("key", Key(), nullable=False),
+        # The start of window 0, how long each lasts, and the end of the last in which a start is counted.
+        Column("opened", Microseconds(), nullable=False),
+        Column("length", Microseconds(), nullable=False),
+        Column("expires", Microseconds(), nullable=False),
+        # The window of the last change, and the last in which a start is kept for somebody.
+        Column("current", BigInteger(), nullable=False),
+        Column("last_kept", BigInteger(), nullable=False),
+        # From the current window up to this one, each has so many starts or more.
+        Column("room_from", BigInteger(), nullable=False),
+        Column("room_limit", BigInteger(), nullable=False),
+        UniqueConstraint("name", "key", name=f"{prefix}_limits_key"),
+        Index(f"{prefix}_limits_by_expiry", "expires"),
+        has_number=True,
+    )
+
+
+def _limit_windows(metadata: MetaData, prefix: str) -> Table:
+    """Only windows in which starts are counted have a row."""
+    return _table(
+        metadata,
+        f"{prefix}_limit_windows",
+        Column("grid", Number, primary_key=True, autoincrement=False),
+        Column("position", Number, primary_key=True, autoincrement=False),
+        Column("starts", BigInteger(), nullable=False),
+        has_number=False,
+    )
+
+
+def _limit_starts(metadata: MetaData, prefix: str) -> Table:
+    """The starts that are kept for callers."""
+    return _table(
+        metadata,
+        f"{prefix}_limit_starts",
+        Column("grid", Number, primary_key=True, autoincrement=False),
+        Column("caller", Key(), primary_key=True),
+        Column("position", BigInteger(), nullable=False),
+        Index(f"{prefix}_limit_starts_by_position", "grid", "position"),
+        has_number=False,
+    )
+
+
+def _debounces(metadata: MetaData, prefix: str) -> Table:
+    """A row for each period of each key."""
+    return _table(
+        metadata,
+        f"{prefix}_debounces",
+        Column("key", Key(), primary_key=True),
+        Column("period", BigInteger(), primary_key=True, autoincrement=False),
+        Column("opened", Microseconds(), nullable=False),
+        Column("expires", Microseconds(), nullable=False),
+        Column("reserved", BigInteger(), nullable=False),
+        # The place that supersedes those of lower numbers, and its job: empty if it started before it was confirmed.
+        Column("newest", BigInteger(), nullable=False),
+        Column("job_id", Characters(), nullable=False),
+        # The numbers of the places whose jobs have started.
+        Column("started", Json(), nullable=False),
+        Index(f"{prefix}_debounces_by_expiry", "expires"),
+        has_number=False,
     )

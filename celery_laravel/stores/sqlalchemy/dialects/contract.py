@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Upsert = Callable[[Connection, Parameters], Any]
     Change = Callable[[Connection, Parameters], "Row[Any] | None"]
     Count = Callable[[Connection, Parameters], int]
+    Removal = Callable[[Connection, Parameters], "Sequence[Row[Any]]"]
 
 
 class Dialect(ABC):
@@ -64,6 +65,28 @@ class Dialect(ABC):
         ``where`` did not hold. ``changes`` are in such an order that one that
         looks at a column comes before the one that changes it.
         """
+
+    @abstractmethod
+    def put(
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        columns: Sequence[ColumnElement[Any]],
+        only_if: ColumnElement[bool] | None = None,
+    ) -> Change:
+        """Insert a row, or change the one there is, whatever it is like; the call gives its ``columns`` afterwards.
+
+        Unless ``only_if`` holds, nothing happens and the call gives None.
+        ``changes`` are in such an order that one that looks at a column comes
+        before the one that changes it. Callers that put the same row wait for
+        each other, and are no deadlock.
+        """
+
+    @abstractmethod
+    def removal(self, table: Table, *, where: ColumnElement[bool], columns: Sequence[ColumnElement[Any]]) -> Removal:
+        """Make a DELETE that gives ``columns`` of the rows that it removed."""
 
     @abstractmethod
     def change(self, statement: Update, *, columns: Sequence[ColumnElement[Any]], where: ColumnElement[bool]) -> Change:

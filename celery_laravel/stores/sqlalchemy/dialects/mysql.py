@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, cast, func, insert, literal_column, select, text, update
+from sqlalchemy import BigInteger, cast, delete, func, insert, literal_column, select, text, update
+from sqlalchemy.dialects import mysql
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, ColumnElement, Connection, Insert, Row, Table, Update
 
-    from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count, Parameters, Upsert, Values
+    from celery_laravel.stores.sqlalchemy.dialects.contract import (
+        Change,
+        Count,
+        Parameters,
+        Removal,
+        Upsert,
+        Values,
+    )
 
 _MIGRATION_PATIENCE = 300  # seconds that one migration waits for another
 
@@ -64,6 +72,43 @@ class MySQL(Dialect):
                 if connection.execute(statement, parameters).rowcount:
                     return connection.execute(read, parameters).scalar()
             return None
+
+        return run
+
+    def put(
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        columns: Sequence[ColumnElement[Any]],
+        only_if: ColumnElement[bool] | None = None,
+    ) -> Change:
+        """One statement and a look at the row, which it has locked: an IGNORE would share it, and two be a deadlock."""
+        insertion = mysql.insert(table).inline()
+        if only_if is None:
+            insertion = insertion.values({column.name: value for column, value in values.items()})
+        else:
+            insertion = insertion.from_select(list(values), select(*values.values()).where(only_if))
+        changed = insertion.on_duplicate_key_update([(column.name, value) for column, value in changes.items()])
+        read = select(*columns).where(*[column == values[column] for column in table.primary_key])
+
+        def run(connection: Connection, parameters: Parameters) -> Row[Any] | None:
+            if not connection.execute(changed, parameters).rowcount:
+                return None
+            return connection.execute(read, parameters).first()
+
+        return run
+
+    def removal(self, table: Table, *, where: ColumnElement[bool], columns: Sequence[ColumnElement[Any]]) -> Removal:
+        found = select(*columns).where(where).order_by(*table.primary_key).with_for_update()
+        removed = delete(table).where(where)
+
+        def run(connection: Connection, parameters: Parameters) -> Sequence[Row[Any]]:
+            rows = connection.execute(found, parameters).all()
+            if rows:
+                connection.execute(removed, parameters)
+            return rows
 
         return run
 

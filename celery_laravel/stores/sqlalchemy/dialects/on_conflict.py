@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, ColumnElement, Insert, Table, Update
 
-    from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count, Upsert, Values
+    from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count, Removal, Upsert, Values
 
 
 class OnConflict(Dialect):
@@ -47,6 +47,23 @@ class OnConflict(Dialect):
         statement = self.upsert_from(table, values=values, changes=changes, where=where).returning(returning)
         return lambda connection, parameters: connection.execute(statement, parameters).scalar()
 
+    def put(
+        self,
+        table: Table,
+        *,
+        values: Values,
+        changes: Values,
+        columns: Sequence[ColumnElement[Any]],
+        only_if: ColumnElement[bool] | None = None,
+    ) -> Change:
+        begun = self._insert(table).inline()
+        if only_if is None:
+            begun = begun.values({column.name: value for column, value in values.items()})
+        else:
+            begun = begun.from_select(list(values), select(*values.values()).where(only_if))
+        statement = self._or_change(begun, table, values, changes).returning(*columns)
+        return lambda connection, parameters: connection.execute(statement, parameters).first()
+
     def upsert_from(
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
     ) -> Any:
@@ -56,8 +73,18 @@ class OnConflict(Dialect):
             begun = begun.values({column.name: value for column, value in values.items()})
         else:
             begun = begun.from_select(list(values), select(*values.values()).select_from(source))
+        return self._or_change(begun, table, values, changes, where)
+
+    @staticmethod
+    def _or_change(
+        begun: Any, table: Table, values: Values, changes: Values, where: ColumnElement[bool] | None = None
+    ) -> Any:
         changed = {c.name: begun.excluded[c.name] if value is values.get(c) else value for c, value in changes.items()}
         return begun.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed, where=where)
+
+    def removal(self, table: Table, *, where: ColumnElement[bool], columns: Sequence[ColumnElement[Any]]) -> Removal:
+        statement = delete(table).where(where).returning(*columns)
+        return lambda connection, parameters: connection.execute(statement, parameters).all()
 
     def change(self, statement: Update, *, columns: Sequence[ColumnElement[Any]], where: ColumnElement[bool]) -> Change:
         returning = statement.returning(*columns)
