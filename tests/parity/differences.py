@@ -6,64 +6,33 @@ What is not written here is as in Laravel (version 13 where that differs from 8)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from celery_laravel.errors import BatchFinishedError, JobReleasedError, ManuallyFailedError, MaxAttemptsExceededError
-from tests.parity.laravel import Laravel
+from celery_laravel.errors import JobReleasedError, JobTimedOutError, ManuallyFailedError, MaxAttemptsExceededError
+from tests.parity.differences_batches import BatchesHere
+from tests.parity.differences_limits import LimitsHere
+from tests.parity.differences_locks import LocksHere
 from tests.parity.laravel_records import Job, Run
-from tests.parity.scenario import Callback, Scenario, Tree
+from tests.parity.scenario import Scenario
+
+MOST_STARTS = 3
+"""How often a member that declares no limit is started when its worker is lost each time."""
 
 
-@dataclass(eq=False)
-class MemberBatch:
-    """Differences 4 to 7, 19 and 20: a batch whose every member is pending, succeeded, failed or never to run."""
-
-    name: str
-    callbacks: Mapping[str, Sequence[Callback]]
-    allow_failures: bool
-    queue: str | None
-    members: dict[Job, str] = field(default_factory=dict)
-    is_cancelled: bool = False
-    fired: set[str] = field(default_factory=set)
-
-    @property
-    def is_finished(self) -> bool:
-        return "pending" not in self.members.values()
-
-    @property
-    def failed_jobs(self) -> list[Job]:
-        return [job for job, state in self.members.items() if state == "failed"]
-
-    def set(self, job: Job, state: str) -> None:
-        """Note how a member stands; one that fails comes last among those that have."""
-        self.members.pop(job, None)
-        self.members[job] = state
-
-    def shape(self) -> dict[str, Any]:
-        total, failed = len(self.members), len(self.failed_jobs)
-        done = total - list(self.members.values()).count("pending")
-        return {
-            "total": total,
-            "pending": total - done,
-            "failed": failed,
-            "failed_job_ids": failed,
-            "processed": done,
-            "progress": 100 if self.is_finished else int(100 * done / total + 0.5),
-            "cancelled": self.is_cancelled,
-            "finished": self.is_finished,
-        }
-
-
-class Here(Laravel):
-    """What this library does."""
+class Here(LimitsHere, LocksHere, BatchesHere):
+    """What this library does; ``asked_for`` is what of it no version has yet."""
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario, version=13)
-        self.due: list[Callable[[], None]] = []
+        self.asked_for: set[str] = set()
+
+    def option(self, label: str, name: str) -> Any:
+        """An option of the class: of its labels the first that declares it speaks for all."""
+        labels = self.scenario.labels_of(self.job(label).class_name)
+        return next((found for label in labels if (found := self.job(label).option(name)) is not None), None)
 
     def used_up(self) -> Exception:
         return MaxAttemptsExceededError()
@@ -72,7 +41,7 @@ class Here(Laravel):
 
     def said_release(self, run: Run, seconds: float) -> None:
         if not (run.is_failed or run.is_deleted):
-            run.released = seconds
+            run.released, run.counts = seconds, True
 
     def said_fail(self, run: Run, error: Exception | None) -> None:
         if not (run.is_failed or run.is_deleted):
@@ -84,26 +53,44 @@ class Here(Laravel):
             run.is_deleted = True
 
     def attempt(self, run: Run) -> None:
-        job = run.job
-        if self.is_used_up(job):
-            self.note("exception", job=job.label, type="MaxAttemptsExceededError")
+        if self.is_used_up(run.job):
+            self.note("exception", job=run.job.label, type="MaxAttemptsExceededError")
             self.settle_failure(run, self.used_up())
             return
         error = self.error_of(run)
+        self.attempt_ended(run)
         if error is not None:
-            job.exceptions += 1
+            run.job.exceptions += 1
+        self.settle(run, error)
+
+    def settle(self, run: Run, error: Exception | None) -> None:
+        job = run.job
         if run.failure is not None:
             self.settle_failure(run, run.failure)
         elif run.is_deleted:
-            self.succeed(job)
-        elif error is not None and self.is_last(job):
+            self.done(run)
+        elif error is not None and (self.is_last(job) or self.fails_on(job, error)):
             self.settle_failure(run, error)
         elif error is not None:
             self.put_back(run, self.backoff_of(job) if run.released is None else run.released)
         elif run.released is not None:
+            job.attempts -= not run.counts
             self.put_back(run, run.released)
         else:
-            self.succeed(job)
+            self.done(run)
+
+    def put_back(self, run: Run, seconds: float) -> None:
+        run.job.came_again = False
+        super().put_back(run, seconds)
+
+    def fails_on(self, job: Job, error: Exception) -> bool:
+        return isinstance(error, JobTimedOutError) and bool(self.option(job.label, "fail_on_timeout"))
+
+    def sleep(self, label: str, seconds: float) -> None:
+        """A timeout is an exception like any other."""
+        limit = self.option(label, "timeout")
+        if limit is not None and limit < seconds:
+            raise JobTimedOutError
 
     def error_of(self, run: Run) -> Exception | None:
         """What the job's code raised, announced whatever else the attempt said."""
@@ -115,9 +102,9 @@ class Here(Laravel):
         return None
 
     def dispatch_sync(self, label: str) -> None:
-        run = Run(self, self.new_job(label), is_sync=True)
-        run.job.attempts = 1
+        run = Run(self, self.new_job(label), attempts=1, is_sync=True)
         error = self.error_of(run)
+        self.attempt_ended(run)
         if run.failure is not None:
             self.settle_failure(run, run.failure)
         elif error is not None and not run.is_deleted:
@@ -126,11 +113,12 @@ class Here(Laravel):
         elif run.released is not None and not run.is_deleted:
             raise JobReleasedError(delay=run.released)  # 13
         else:
-            self.succeed(run.job)
+            self.done(run)
 
     def settle_failure(self, run: Run, error: BaseException) -> None:
         """10: every hook runs, and the job's own exception stays the reason."""
         job = run.job
+        self.job_ended(run)
         if job.batch is not None:
             self.member_failed(job, error)
         self.due += [partial(self.callback, "chain.catch", callback, error, None) for callback in job.catch]
@@ -140,70 +128,43 @@ class Here(Laravel):
         if self.keeps_records(run):
             self.failures.append((job, kind))
 
-    # -- 4 to 8, 19, 20: batches
+    def job_ended(self, run: Run) -> None:
+        """Before anything else: what the job held is free for those that come after it."""
+        self.free_unique(run)
+        self.give_up_slots(run.job)
 
-    def new_batch(
-        self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None
-    ) -> MemberBatch:
-        return MemberBatch(name, callbacks, allow_failures, queue)
+    def done(self, run: Run) -> None:
+        self.job_ended(run)
+        self.succeed(run.job)
 
-    def dispatch_batch(
-        self,
-        name: str,
-        jobs: Sequence[Tree],
-        callbacks: Mapping[str, Sequence[Callback]],
-        *,
-        allow_failures: bool,
-        queue: str | None,
-    ) -> None:
-        super().dispatch_batch(name, jobs, callbacks, allow_failures=allow_failures, queue=queue)
-        self.finish_if_done(self.batches[name])  # 5: an empty one is
+    # -- crashes
 
-    def enlist_one(self, batch: MemberBatch, job: Job) -> int:
-        batch.members[job] = "pending"
-        return len(batch.members) - 1
+    def survives(self, job: Job) -> bool:
+        """Whether a job comes back when its worker is lost; one that declares nothing does not, as under Celery."""
+        return job.batch is not None or bool(job.catch) or self.declares_a_limit(job)
 
-    def add_to_batch(self, name: str, jobs: Sequence[Tree]) -> None:
-        if self.batches[name].is_finished:
-            raise BatchFinishedError(name)  # 8
-        super().add_to_batch(name, jobs)
+    def declares_a_limit(self, job: Job) -> bool:
+        declared = ("tries", "max_exceptions", "retry_until_s", "unique")
+        return any(self.option(job.label, name) is not None for name in declared)
 
-    def cancel_batch(self, name: str) -> None:
-        self.batches[name].is_cancelled = True  # 6: which finishes nothing
+    def pick_up(self, job: Job) -> Run | None:
+        if any(run.job is job for _, run in self.running):
+            self.asked_for.add("a second copy of a running job")
+        if not self.survives(job):
+            self.queues.done(job)
+        return super().pick_up(job)
 
-    def member_succeeded(self, job: Job) -> None:
-        job.batch.set(job, "succeeded")
-        self.finish_if_done(job.batch)
+    def pick_up_and_crash(self, queues: Sequence[str]) -> None:
+        job = self.queues.pop(queues, self.now)
+        if job is not None and self.pick_up(job) is not None:
+            self.holder_died(job)
+            self.note("popped_and_lost", job=job.label)
 
-    def member_failed(self, job: Job, error: BaseException | None) -> None:
-        batch: MemberBatch = job.batch
-        batch.set(job, "failed")
-        for following in job.rest:  # 4
-            batch.set(following, "never to run")
-        if not batch.allow_failures:
-            batch.is_cancelled = True
-        self.fire(batch, "catch", error)
-        self.finish_if_done(batch)
+    def is_used_up(self, job: Job) -> bool:
+        is_suspect = job.came_again and job.batch is not None and not self.declares_a_limit(job)
+        return super().is_used_up(job) or (is_suspect and job.attempts > MOST_STARTS)
 
-    def retry(self, job: Job) -> None:
-        if job.batch is not None:  # 4, 19, 20
-            for revived in (job, *job.rest):
-                job.batch.set(revived, "pending")
-        super().retry(job)
-
-    def finish_if_done(self, batch: MemberBatch) -> None:
-        if not batch.is_finished:
-            return
-        if set(batch.members.values()) <= {"succeeded"}:
-            self.fire(batch, "then")
-        self.fire(batch, "finally")
-
-    def fire(self, batch: MemberBatch, kind: str, error: BaseException | None = None) -> None:
-        """7: each kind once; and a callback is a job of its own."""
-        if kind not in batch.fired:
-            batch.fired.add(kind)
-            callbacks = batch.callbacks.get(kind, ())
-            self.due += [partial(self.callback, kind, callback, error, batch.name) for callback in callbacks]
+    # -- callbacks
 
     def serve_callbacks(self) -> None:
         while self.due:

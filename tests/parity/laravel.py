@@ -6,32 +6,45 @@ then `differences.py` changes it rule by rule into what this library promises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tests.parity.errors import error_class
-from tests.parity.laravel_records import Batch, Job, Run
+from tests.parity.laravel_batches import Batches
+from tests.parity.laravel_middleware import Middleware
+from tests.parity.laravel_records import Job, Run
 from tests.parity.queues import Queues
-from tests.parity.scenario import Callback, Scenario, Tree
-from tests.parity.stage import Stage
+from tests.parity.scenario import Callback, Scenario
 
 
-class Laravel(Stage):
+class TimedOut(BaseException):
+    """The alarm that a worker sets for a job's timeout."""
+
+
+class Laravel(Middleware, Batches):
     """Laravel 8, as recorded; with ``version=13`` what the traces' ``v13_differs`` says."""
 
     def __init__(self, scenario: Scenario, version: int = 8) -> None:
         super().__init__(scenario)
         self.version = version
         self.queues: Queues[Job] = Queues()
-        self.batches: dict[str, Any] = {}
         self.failures: list[tuple[Job, str]] = []
         self.worker_tries, self.worker_backoff = 1, 0.0
-        self.runs_in_worker = 0
 
     # -- dispatch
 
     def dispatch(self, label: str, *, delay: float | None = None, queue: str | None = None) -> None:
-        self.queue_job(self.new_job(label, queue=queue, delay=delay))
+        job = self.new_job(label, queue=queue, delay=delay)
+        if self.may_dispatch(job):
+            self.queue_job(job)
+
+    def may_dispatch(self, job: Job) -> bool:
+        """Take a unique job's lock; False, and a word in the log, when a twin holds it."""
+        unique = self.unique_of(job.label)
+        if unique is None or self.held.take(unique.key, job, unique.seconds):
+            return True
+        self.note("dispatch_ignored", job=job.label)
+        return False
 
     def new_job(self, label: str, *, queue: str | None = None, delay: float | None = None) -> Job:
         definition = self.job(label)
@@ -39,7 +52,7 @@ class Laravel(Stage):
         return Job(label, queue or definition.queue or "default", delay=wait)
 
     def queue_job(self, job: Job) -> None:
-        span = self.job(job.label).option("retry_until_s")
+        span = self.option(job.label, "retry_until_s")
         job.deadline = None if span is None else self.now + span
         if job.delay:
             self.queues.delay(job.queue, job, self.now + job.delay)
@@ -47,16 +60,19 @@ class Laravel(Stage):
             self.queues.push(job.queue, job)
 
     def dispatch_chain(self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None) -> None:
+        self.queue_job(self.new_chain(labels, catch, delay, queue))
+
+    def new_chain(self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None) -> Job:
+        """The first job of a chain, which carries the others."""
         first, *rest = [self.new_job(label, queue=self.job(label).queue or queue) for label in labels]
         first.delay = delay or first.delay
         for job in (first, *rest):
             job.catch = catch
         first.rest = rest
-        self.queue_job(first)
+        return first
 
     def dispatch_sync(self, label: str) -> None:
-        run = Run(self, self.new_job(label), is_sync=True)
-        run.job.attempts = 1
+        run = Run(self, self.new_job(label), attempts=1, is_sync=True)
         try:
             self.send_through(run)
         except Exception as error:
@@ -64,86 +80,6 @@ class Laravel(Stage):
             self.fail(run, error)
             raise
         self.after_return(run)
-
-    # -- batches
-
-    def dispatch_batch(
-        self,
-        name: str,
-        jobs: Sequence[Tree],
-        callbacks: Mapping[str, Sequence[Callback]],
-        *,
-        allow_failures: bool,
-        queue: str | None,
-    ) -> None:
-        self.batches[name] = self.new_batch(name, callbacks, allow_failures, queue)
-        self.enlist(self.batches[name], jobs)
-
-    def new_batch(
-        self, name: str, callbacks: Mapping[str, Sequence[Callback]], allow_failures: bool, queue: str | None
-    ) -> Any:
-        return Batch(name, callbacks, allow_failures, queue)
-
-    def enlist(self, batch: Any, jobs: Sequence[Tree]) -> None:
-        chains = [[tree] if isinstance(tree, str) else tree for tree in jobs]
-        for labels in chains:
-            first, *rest = [self.new_job(label, queue=self.job(label).queue or batch.queue) for label in labels]
-            for job in (first, *rest):
-                job.batch, job.index = batch, self.enlist_one(batch, job)
-            first.rest = rest
-            if self.version == 8 and not rest:  # bulk pushes know no delay
-                first.delay = 0
-            self.queue_job(first)
-
-    def enlist_one(self, batch: Any, job: Job) -> int:
-        batch.is_finished = False
-        batch.total += 1
-        batch.pending += 1
-        return int(batch.total - 1)
-
-    def add_to_batch(self, name: str, jobs: Sequence[Tree]) -> None:
-        self.enlist(self.batches[name], jobs)
-        self.note("batch_added", batch=self.batch_shape(name))
-
-    def cancel_batch(self, name: str) -> None:
-        self.batches[name].is_cancelled = self.batches[name].is_finished = True
-
-    def retry_batch(self, name: str) -> None:
-        for job in list(self.batches[name].failed_jobs):
-            self.retry(job)
-
-    def batch_shape(self, name: str) -> dict[str, Any]:
-        shape: dict[str, Any] = self.batches[name].shape()
-        return shape
-
-    def member_succeeded(self, job: Job) -> None:
-        batch = job.batch
-        batch.pending -= 1
-        batch.failed_jobs = [failed for failed in batch.failed_jobs if failed is not job]
-        if batch.pending == 0:
-            batch.is_finished = True
-            self.call_back(batch, "then")
-        if batch.pending == batch.failed:
-            self.call_back(batch, "finally")
-
-    def member_failed(self, job: Job, error: BaseException | None) -> None:
-        batch = job.batch
-        batch.failed += 1
-        if job not in batch.failed_jobs:
-            batch.failed_jobs.append(job)
-        if batch.failed == 1:
-            if not batch.allow_failures:
-                batch.is_cancelled = batch.is_finished = True
-            self.call_back(batch, "catch", error)
-        if batch.pending == batch.failed:
-            self.call_back(batch, "finally", error if self.version == 8 else None)
-
-    def call_back(self, batch: Any, kind: str, error: BaseException | None = None) -> None:
-        for callback in batch.callbacks.get(kind, ()):
-            try:
-                self.callback(kind, callback, error, batch.name)
-            except Exception:  # Laravel reports it and goes on
-                continue
 
     # -- work
 
@@ -154,11 +90,25 @@ class Laravel(Stage):
         job = self.queues.pop(queues, self.now)
         if job is None:
             return False
-        job.attempts += 1
-        self.runs_in_worker += 1
-        self.attempt(Run(self, job))
-        self.runs_in_worker -= 1
+        run = self.pick_up(job)
+        if run is not None:
+            self.attempt(run)
+            self.queues.done(job)
         return True
+
+    def pick_up(self, job: Job) -> Run | None:
+        """Count an attempt; None when there is to be none."""
+        job.attempts += 1
+        return Run(self, job, attempts=job.attempts)
+
+    def pick_up_and_crash(self, queues: Sequence[str]) -> None:
+        job = self.queues.pop(queues, self.now)
+        if job is not None:
+            self.pick_up(job)
+            self.note("popped_and_lost", job=job.label)
+
+    def worker_died(self) -> None:
+        """Laravel knows nothing of it."""
 
     def serve_callbacks(self) -> None:
         """Laravel calls them where they fall due."""
@@ -171,6 +121,8 @@ class Laravel(Stage):
             self.refuse_if_used_up(run)
             self.send_through(run)
             self.after_return(run)
+        except TimedOut:
+            self.after_timeout(run)
         except Exception as error:
             self.after_exception(run, error)
 
@@ -191,7 +143,7 @@ class Laravel(Stage):
 
     def is_last(self, job: Job) -> bool:
         """Whether an exception in this attempt, counted already, fails the job."""
-        most = self.job(job.label).option("max_exceptions")
+        most = self.option(job.label, "max_exceptions")
         if most is not None and job.exceptions >= most:
             return True
         if job.deadline is not None:
@@ -200,11 +152,11 @@ class Laravel(Stage):
         return tries > 0 and job.attempts >= tries
 
     def tries_of(self, job: Job) -> int:
-        tries = self.job(job.label).option("tries")
+        tries = self.option(job.label, "tries")
         return self.worker_tries if tries is None else int(tries)
 
     def backoff_of(self, job: Job) -> float:
-        backoff = self.job(job.label).option("backoff")
+        backoff = self.option(job.label, "backoff")
         if backoff is None:
             return self.worker_backoff
         if isinstance(backoff, list):
@@ -212,15 +164,33 @@ class Laravel(Stage):
         return float(backoff)
 
     def send_through(self, run: Run) -> None:
+        unique = self.unique_of(run.job.label)
+        if unique is not None and unique.until_processing:
+            self.held.free(unique.key)
+        self.pass_layers(run)
+        if unique is not None and not unique.until_processing and run.released is None:
+            self.held.free(unique.key)
+
+    def pass_layers(self, run: Run) -> None:
+        """Run a job's code inside its middleware."""
         layers, label = self.job(run.job.label).middleware, run.job.label
 
         def step(index: int) -> None:
             if index == len(layers):
-                self.handle(label, run)
+                self.enter(run)
             else:
                 self.pass_layer(layers[index], label, run, lambda: step(index + 1))
 
         step(0)
+
+    def enter(self, run: Run) -> None:
+        """Run the job's own code."""
+        self.handle(run.job.label, run)
+
+    def sleep(self, label: str, seconds: float) -> None:
+        limit = self.option(label, "timeout")
+        if limit is not None and limit < seconds:
+            raise TimedOut
 
     # -- what a running job says
 
@@ -250,7 +220,8 @@ class Laravel(Stage):
     def go_on_with_chain(self, job: Job) -> None:
         if job.rest:
             following, *following.rest = job.rest
-            self.queue_job(following)
+            if self.may_dispatch(following):
+                self.queue_job(following)
 
     def after_exception(self, run: Run, error: Exception) -> None:
         run.job.exceptions += 1
@@ -263,6 +234,14 @@ class Laravel(Stage):
         if not run.is_failed and not run.is_deleted and run.released is None:
             self.put_back(run, self.backoff_of(run.job))
 
+    def after_timeout(self, run: Run) -> None:
+        """The alarm of a job's timeout: it fails if this was its last try, and the worker ends either way."""
+        run.job.exceptions += 1
+        if self.is_last(run.job):
+            self.fail(run, self.used_up())
+        else:
+            self.crash()
+
     def put_back(self, run: Run, seconds: float) -> None:
         self.note("released", job=run.job.label, delay=seconds)
         self.queues.drop_delayed(run.job)  # the same payload: a sorted set holds it once
@@ -274,6 +253,9 @@ class Laravel(Stage):
             return
         run.is_deleted = True
         job = run.job
+        unique = self.unique_of(job.label)
+        if unique is not None and not unique.until_processing:
+            self.held.free(unique.key)
         try:
             if job.batch is not None:
                 self.member_failed(job, error)
@@ -288,7 +270,7 @@ class Laravel(Stage):
 
     def keeps_records(self, run: Run) -> bool:
         """It is the worker that keeps them: of a job that runs in its caller only where that is a worker."""
-        return not run.is_sync or self.runs_in_worker > 0
+        return not run.is_sync or self.worker is not None
 
     def keep_record(self, job: Job, kind: str) -> None:
         if any(known is job for known, _ in self.failures):

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Job:
-    """A queued job; ``index`` is its place in its batch, ``rest`` what follows it in its chain."""
+    """A queued job; ``index`` is its place in its batch, ``rest`` what follows it in its
+    chain, ``lock`` the unique lock that it took when it was dispatched,
+    ``came_again`` that its worker was lost since it was last queued, ``waits`` how
+    often it has waited for that lock."""
 
     label: str
     queue: str = "default"
@@ -26,6 +29,9 @@ class Job:
     rest: list[Job] = field(default_factory=list)
     catch: Sequence[Callback] = ()
     delay: float = 0
+    lock: tuple[str, ...] | None = None
+    came_again: bool = False
+    waits: int = 0
 
 
 @dataclass(eq=False)
@@ -34,15 +40,16 @@ class Run:
 
     stage: Laravel
     job: Job
+    attempts: int
     is_sync: bool = False
     failure: BaseException | None = None
     is_failed: bool = False
     is_deleted: bool = False
     released: float | None = None
-
-    @property
-    def attempts(self) -> int:
-        return self.job.attempts
+    counts: bool = True
+    entered: bool = False
+    lock: tuple[str, ...] | None = None
+    locks: list[tuple[str, ...]] = field(default_factory=list)
 
     def release(self, seconds: float) -> None:
         self.stage.said_release(self, seconds)

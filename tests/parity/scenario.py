@@ -74,6 +74,9 @@ _NEEDS_OF_MIDDLEWARE = {
     "without_overlapping": "WithoutOverlapping",
     "throttles_exceptions": "ThrottlesExceptions",
 }
+FEATURES = frozenset(_NEEDS_OF_MIDDLEWARE)
+"""The middleware that is the queue system's own."""
+
 _NEEDS_OF_STEPS = {
     "resume": "a worker that pauses",
     "pop_and_crash": "a worker that crashes",
@@ -169,6 +172,12 @@ class JobDefinition:
         return layers
 
     @property
+    def unique(self) -> Mapping[str, Any] | None:
+        """What is said of its uniqueness, None when it is not unique."""
+        given: Mapping[str, Any] | None = self.given.get("unique")
+        return given
+
+    @property
     def queue(self) -> str | None:
         return self.given.get("queue")
 
@@ -190,7 +199,7 @@ class JobDefinition:
         return self.given.get(name)
 
     def needs(self) -> Iterator[str]:
-        if self.given.get("unique"):
+        if self.unique is not None:
             yield "unique jobs"
         for action in self.script:
             yield from (_NEEDS_OF_PRIMITIVES[p.word] for p in primitives(action) if p.word in _NEEDS_OF_PRIMITIVES)
@@ -198,7 +207,7 @@ class JobDefinition:
             yield from filter(None, [_NEEDS_OF_MIDDLEWARE.get(layer["type"])])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scenario:
     """Jobs, and the steps that are taken with them."""
 
@@ -218,6 +227,20 @@ class Scenario:
         return cls(
             data.get("name", "unnamed"), jobs, data["steps"], data.get("queues", ["default"]), data.get("limiters", {})
         )
+
+    @cached_property
+    def uses_locks(self) -> bool:
+        """Whether anything in it takes a lock."""
+        return bool(self.needs & {"unique jobs", "WithoutOverlapping"})
+
+    def labels_of(self, class_name: str) -> list[str]:
+        """The labels of a class, in their order."""
+        return [label for label, job in self.jobs.items() if job.class_name == class_name]
+
+    def limiter(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """The limits of a limiter."""
+        given = self.limiters[name]
+        return [given] if isinstance(given, Mapping) else given
 
     @cached_property
     def needs(self) -> frozenset[str]:

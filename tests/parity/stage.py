@@ -1,67 +1,43 @@
-"""What every player of a scenario shares: the steps, the scripts of jobs, the middleware, the clock and the log."""
+"""What every player of a scenario shares: its steps, its workers, its clock and its log."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import Counter
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from tests.parity.errors import name_of, scripted
-from tests.parity.scenario import Callback, JobDefinition, Primitive, Scenario, ScenarioError, Tree, primitives
+from tests.parity.errors import name_of
+from tests.parity.performing import Performer
+from tests.parity.scenario import Callback, Scenario, ScenarioError, Tree
+from tests.parity.workers import Worker
 
 LONGEST_DRAIN = 3600
 MOST_JOBS = 60
 
-Event = dict[str, Any]
 
-
-class Voice(Protocol):
-    """What a running job may say, and what it may ask of its batch."""
-
-    @property
-    def attempts(self) -> int: ...
-
-    def release(self, seconds: float) -> None: ...
-    def fail(self, error: Exception | None) -> None: ...
-    def delete(self) -> None: ...
-    def cancel_batch(self) -> None: ...
-    def add_to_batch(self, labels: Sequence[str]) -> None: ...
-    def batch_shape(self) -> dict[str, Any]: ...
-    def set_note(self, note: str) -> None: ...
-
-
-class Stage(ABC):
-    """Plays a scenario and logs what happens. `now` counts seconds from its start."""
+class Stage(Performer):
+    """Plays a scenario and logs what happens."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.now = 0.0
-        self.log: list[Event] = []
+        super().__init__(scenario)
         self.batch_ids: list[str] = []
-        self._entries: Counter[str] = Counter()
-        self._calls: Counter[str] = Counter()
+        self.worker: Worker | None = None
+        self._workers: list[Worker] = []
 
     def play(self) -> dict[str, Any]:
         """Take the steps, and say how things stand at the end."""
-        for step in self.scenario.steps:
-            getattr(self, f"_step_{step['op']}")(**{key: value for key, value in step.items() if key != "op"})
-            self.serve_callbacks()
-        return self.state()
-
-    def note(self, event: str, **details: Any) -> None:
-        self.log.append({"event": event, **details, "t": self.now})
-
-    def job(self, label: str) -> JobDefinition:
-        return self.scenario.jobs[label]
+        try:
+            for step in self.scenario.steps:
+                getattr(self, f"_step_{step['op']}")(**{key: value for key, value in step.items() if key != "op"})
+                self.serve_callbacks()
+            return self.state()
+        finally:
+            log, self.log = self.log, []  # what workers do that are unwound is no part of it
+            for worker in self._workers:
+                worker.end()
+            self.log = log
 
     # -- what a queue system does
-
-    @abstractmethod
-    def dispatch(self, label: str, *, delay: float | None = None, queue: str | None = None) -> None: ...
-
-    @abstractmethod
-    def dispatch_sync(self, label: str) -> None: ...
 
     @abstractmethod
     def dispatch_chain(
@@ -80,13 +56,6 @@ class Stage(ABC):
     ) -> None: ...
 
     @abstractmethod
-    def add_to_batch(self, name: str, jobs: Sequence[Tree]) -> None:
-        """Add jobs; log ``batch_added``, or raise what the queue system raises."""
-
-    @abstractmethod
-    def cancel_batch(self, name: str) -> None: ...
-
-    @abstractmethod
     def retry_batch(self, name: str) -> None: ...
 
     @abstractmethod
@@ -99,6 +68,17 @@ class Stage(ABC):
     @abstractmethod
     def work_one(self, queues: Sequence[str]) -> bool:
         """Take one job and run it; False if none is available."""
+
+    @abstractmethod
+    def pick_up_and_crash(self, queues: Sequence[str]) -> None:
+        """Take one job as if to run it, and vanish before anything of it runs."""
+
+    @abstractmethod
+    def worker_died(self) -> None:
+        """What the death of the worker whose turn it is entails; called in its thread, which stands still then."""
+
+    def enter_thread(self) -> None:
+        """Called at the start of a worker's thread."""
 
     @abstractmethod
     def serve_callbacks(self) -> None:
@@ -114,13 +94,25 @@ class Stage(ABC):
     def batch_shape(self, name: str) -> dict[str, Any]: ...
 
     @abstractmethod
+    def locks(self) -> list[str]:
+        """The unique and overlap locks that are held, as ``kind|class|id``, sorted."""
+
+    @abstractmethod
+    def acquire_overlap(self, label: str) -> None:
+        """Let another process, which lives on, take the lock that the job's WithoutOverlapping uses."""
+
+    @abstractmethod
+    def release_overlap(self, label: str) -> None:
+        """Let that process free it."""
+
+    @abstractmethod
     def queue_lengths(self, name: str) -> dict[str, int]: ...
 
     def state(self) -> dict[str, Any]:
         return {
             "failed_jobs": self.failed_jobs(),
             "batches": {name: self.batch_shape(name) for name in self.batch_ids},
-            "locks": [],
+            "locks": self.locks(),
             "queues": {name: self.queue_lengths(name) for name in self.scenario.queues},
         }
 
@@ -168,23 +160,81 @@ class Stage(ABC):
         max_jobs: int | None = None,
         worker: str | None = None,
     ) -> None:
-        self.set_worker(tries, backoff)
-        for _ in range(MOST_JOBS if max_jobs is None else max_jobs):
-            if not self.work_one(queue.split(",")):
+        hand = Worker(worker or "w1", queue.split(","), tries, backoff, max_jobs)
+        self._workers.append(hand)
+        self._turn_of(hand, lambda: hand.start(lambda: self._work(hand)))
+
+    def _work(self, worker: Worker) -> None:
+        self.enter_thread()
+        done = 0
+        while worker.max_jobs is None or done < worker.max_jobs:
+            if done >= MOST_JOBS:
+                self.note("work_limit")
+                return
+            if not self.work_one(worker.queues):
                 return
             self.serve_callbacks()
-        if max_jobs is None:
-            self.note("work_limit")
+            done += 1
+
+    def _turn_of(self, worker: Worker, run: Callable[[], None]) -> None:
+        """Let a worker run until it ends or stands still, with its own options."""
+        self.set_worker(worker.tries, worker.backoff)
+        self.worker = worker
+        try:
+            run()
+        finally:
+            self.worker = None
+
+    def _step_resume(self, worker: str) -> None:
+        hand = next(hand for hand in reversed(self._workers) if hand.name == worker and hand.is_paused)
+        hand.is_paused, hand.max_jobs = False, None
+        self._turn_of(hand, hand.go_on)
+
+    def pause(self) -> None:
+        worker = self._present_worker("pause")
+        worker.is_paused = True
+        self.note("worker_paused", worker=worker.name)
+        worker.stand_still()
+
+    def crash(self) -> None:
+        worker = self._present_worker("crash")
+        self.note("worker_crashed", worker=worker.name)
+        self.worker_died()
+        worker.stand_still()
+        raise AssertionError("a worker that has crashed was resumed")
+
+    def _present_worker(self, action: str) -> Worker:
+        if self.worker is None:
+            raise ScenarioError(f"{action!r} is for jobs that a worker runs")
+        return self.worker
+
+    def _step_pop_and_crash(self, queue: str = "default") -> None:
+        worker = Worker("popper", queue.split(","), 1, 0, 1)
+        self._workers.append(worker)
+        self._turn_of(worker, lambda: worker.start(lambda: self._pop_and_crash(worker)))
+
+    def _pop_and_crash(self, worker: Worker) -> None:
+        self.enter_thread()
+        self.pick_up_and_crash(worker.queues)
+
+    def _step_work_daemon(self, **options: Any) -> None:
+        self._step_work(**options)
 
     def _step_drain(self, queue: str = "default", **options: Any) -> None:
         end = self.now + LONGEST_DRAIN
         self._step_work(queue, **options)
         while (due := self.next_due(queue.split(","))) is not None and self.now < due <= end:
-            self.now = due
+            self.move_to(due)
             self._step_work(queue, **options)
 
     def _step_advance(self, seconds: float) -> None:
-        self.now += seconds
+        self.move_to(self.now + seconds)
+
+    def _step_acquire_overlap(self, job: str) -> None:
+        self.acquire_overlap(job)
+
+    def _step_release_overlap(self, job: str) -> None:
+        self.release_overlap(job)
 
     def _step_retry_failed(self, job: str | None = None) -> None:
         self.retry_failed(job)
@@ -194,101 +244,3 @@ class Stage(ABC):
 
     def _step_snapshot(self, name: str) -> None:
         self.note("snapshot", name=name, state=self.state())
-
-    # -- what runs in an attempt
-
-    def handle(self, label: str, voice: Voice) -> None:
-        """The job's code: the action that its script has for this entry."""
-        script = self.job(label).script
-        action = script[min(self._entries[label], len(script) - 1)]
-        self._entries[label] += 1
-        self.note("handle", job=label, attempt=voice.attempts, do=action)
-        for primitive in primitives(action):
-            if primitive.word == "return":
-                return
-            if primitive.word == "if_batch_cancelled_return":
-                if voice.batch_shape()["cancelled"]:
-                    self.note("saw_cancelled", job=label)
-                    return
-                continue
-            self._perform(primitive, voice)
-
-    def _perform(self, primitive: Primitive, voice: Voice) -> None:
-        actions: dict[str, Callable[[], None]] = {
-            "ok": lambda: None,
-            "raise": lambda: self._raise(primitive.name),
-            "release": lambda: voice.release(primitive.seconds),
-            "fail": lambda: voice.fail(None if primitive.argument is None else scripted(primitive.argument)),
-            "delete": voice.delete,
-            "dispatch": lambda: self.dispatch(primitive.name),
-            "dispatch_sync": lambda: self.dispatch_sync(primitive.name),
-            "batch.cancel": voice.cancel_batch,
-            "batch.add": lambda: voice.add_to_batch(primitive.labels),
-            "batch.log": lambda: self.note("batch_state", batch=voice.batch_shape()),
-            "set_note": lambda: voice.set_note(primitive.name),
-            "advance": lambda: self._step_advance(primitive.seconds),
-        }
-        if primitive.word not in actions:
-            raise ScenarioError(f"nobody here can play {primitive!r}")
-        actions[primitive.word]()
-
-    def _raise(self, name: str) -> None:
-        raise scripted(name)
-
-    def pass_layer(self, layer: Mapping[str, Any], label: str, voice: Voice, go_on: Callable[[], Any]) -> None:
-        """One middleware around what ``go_on`` runs."""
-
-        def phase(name: str) -> None:
-            self.note("middleware", job=label, name=layer.get("name"), phase=name)
-
-        phase("before")
-        match layer["type"]:
-            case "log":
-                go_on()
-                phase("after")
-            case "swallow":
-                try:
-                    go_on()
-                except Exception:
-                    phase("caught")
-            case "skip":
-                pass
-            case "release":
-                voice.release(layer.get("seconds", 0))
-            case "delete":
-                voice.delete()
-            case "fail":
-                voice.fail(scripted(layer["exc"]) if layer.get("exc") else None)
-            case "raise":
-                raise scripted(layer["exc"])
-            case _:
-                raise ScenarioError(f"nobody here can play {layer!r}")
-
-    def failed_hook(self, label: str, error: BaseException | None) -> None:
-        """The job's ``failed()``, where its class has one."""
-        if not self.job(label).has_hook:
-            return
-        self.note("failed_hook", job=label, type=name_of(error))
-        action = self.job(label).hook_action
-        if action is not None:
-            self._act(action)
-
-    def callback(self, kind: str, callback: Callback, error: BaseException | None, batch: str | None) -> None:
-        """A batch's or a chain's callback."""
-        self.note("callback", kind=kind, name=callback.name, exception=name_of(error))
-        self._calls[f"{kind}:{callback.name}"] += 1
-        if callback.action is None or (callback.once and self._calls[f"{kind}:{callback.name}"] > 1):
-            return
-        if callback.action.word == "batch.add" and batch is not None:
-            self.add_to_batch(batch, callback.action.labels)
-        elif callback.action.word == "batch.cancel" and batch is not None:
-            self.cancel_batch(batch)
-        else:
-            self._act(callback.action)
-
-    def _act(self, action: Primitive) -> None:
-        if action.word == "raise":
-            self._raise(action.name)
-        if action.word != "dispatch":
-            raise ScenarioError(f"{action!r} needs a batch")
-        self.dispatch(action.name)

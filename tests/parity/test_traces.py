@@ -14,9 +14,6 @@ from tests.parity.laravel import Laravel
 from tests.parity.scenario import TRACES, Scenario, Trace
 from tests.parity.world import CAPABILITIES
 
-IN_THE_MODEL = frozenset({"a chain's catch"})
-"""What the models can play beyond plain jobs, chains and batches."""
-
 
 @cache
 def traces() -> tuple[Trace, ...]:
@@ -28,38 +25,42 @@ def played(stage: Laravel) -> dict[str, Any]:
     return projections(stage.log, final)
 
 
-def moves_the_clock(scenario: Scenario) -> bool:
-    """Whether time passes in it, which a server's clock would not follow."""
-    stage = Here(scenario)
-    stage.play()
-    return stage.now > 0
+def _missing(scenario: Scenario) -> str:
+    """What the library does not have yet and the scenario needs."""
+    return ", ".join(sorted((scenario.needs | _rules(scenario).asked_for) - CAPABILITIES))
 
 
-def _case(trace: Trace, able: frozenset[str], *values: Any, marks: tuple[pytest.MarkDecorator, ...] = ()) -> Any:
-    """A test's parameters; a scenario that needs more than there is counts as expected to fail, and is not run."""
-    missing = ", ".join(sorted(trace.scenario.needs - able))
-    if missing:
-        marks = (*marks, pytest.mark.xfail(reason=f"{trace.scenario.name} needs {missing}", run=False))
-    return pytest.param(trace, *values, id="-".join([trace.scenario.name, *values]), marks=marks)
-
-
-def _models() -> list[Any]:
-    return [_case(trace, IN_THE_MODEL) for trace in traces()]
+@cache
+def _rules(scenario: Scenario) -> Here:
+    """The rules, having played a scenario."""
+    rules = Here(scenario)
+    rules.play()
+    return rules
 
 
 def _worlds() -> list[Any]:
+    """Tests' parameters; a scenario that needs more than there is counts as expected to fail, and is not run.
+
+    Not on Redis where time passes, which a server's clock would not follow.
+    """
     cases = []
     for trace in traces():
-        if trace.scenario.needs - CAPABILITIES:
-            cases.append(_case(trace, CAPABILITIES, "memory"))
-            continue
-        cases += [_case(trace, CAPABILITIES, store) for store in ("memory", "sqlite")]
-        if not moves_the_clock(trace.scenario):
-            cases.append(_case(trace, CAPABILITIES, "redis", marks=(pytest.mark.redis,)))
+        name, stores = trace.scenario.name, ["memory", "sqlite"]
+        marks = []
+        if missing := _missing(trace.scenario):
+            marks.append(pytest.mark.xfail(reason=f"{name} needs {missing}", run=False))
+        if _rules(trace.scenario).now == 0:
+            stores.append("redis")
+        cases += [
+            pytest.param(trace, store, id=f"{name}-{store}", marks=(*marks, *_MARKS.get(store, ()))) for store in stores
+        ]
     return cases
 
 
-@pytest.mark.parametrize("trace", _models())
+_MARKS = {"redis": (pytest.mark.redis,)}
+
+
+@pytest.mark.parametrize("trace", traces(), ids=lambda trace: trace.scenario.name)
 def test_the_model_of_laravel_does_what_was_recorded(trace: Trace) -> None:
     model = Laravel(trace.scenario)
     assert played(model) == projections(trace.events, trace.final)

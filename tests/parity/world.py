@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,30 +10,35 @@ from typing import Any
 import pytest
 from celery import _state, chain
 from celery.app.trace import build_tracer
-from celery.exceptions import Reject
-from celery.worker.request import Request
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from celery_laravel import Bus, clock, signals
+from celery_laravel import Bus, clock
+from celery_laravel.attempt import leases
+from celery_laravel.attempt.running_job import RUNNING
 from celery_laravel.dispatch.failed_jobs import signature_of
+from celery_laravel.message.header import read_header
 from celery_laravel.runtime import runtime_of
-from celery_laravel.worker.defaults import defaults_of
-from tests.parity.errors import name_of
+from celery_laravel.stores.records import LockRequest
+from celery_laravel.worker.defaults import defaults_of, timeout_of
+from celery_laravel.worker.request import JobRequest
+from tests.parity.announcements import Announcements, whole_tenths
+from tests.parity.declarations import Declarations
 from tests.parity.queues import Queues
-from tests.parity.running import Running, shape_of
+from tests.parity.running import shape_of
 from tests.parity.scenario import Callback, Scenario, Tree
-from tests.parity.stage import Stage
 from tests.parity.virtual_app import virtual_app
 
 CALLBACKS = "callbacks"
 """The queue of callbacks, which has a worker of its own that is always at hand."""
 
-CAPABILITIES: frozenset[str] = frozenset()
+CAPABILITIES = frozenset(
+    {"RateLimited", "ThrottlesExceptions", "WithoutOverlapping"}
+    | {"a worker that crashes", "a worker that pauses", "a worker in real time"}
+)
 """What `Scenario.needs` may name and this player can do."""
 
-_OPTIONS = ("tries", "max_exceptions", "timeout", "fail_on_timeout", "backoff")
 
-
-class World(Stage):
+class World(Announcements, Declarations):
     """Plays a scenario with this library. Virtual time starts at the present and moves only as the scenario says."""
 
     def __init__(
@@ -45,27 +50,22 @@ class World(Stage):
         self._previous_app = _state._tls.current_app
         self.app = virtual_app(store, prefix)
         self.bus = Bus(self.app)
-        self.tasks = {name: self._make_task(name) for name in {job.class_name for job in scenario.jobs.values()}}
+        self.define_limiters(monkeypatch)
+        self.tasks = {name: self.make_task(name) for name in {job.class_name for job in scenario.jobs.values()}}
         self._callback = self.app.task(name="parity-callback", shared=False, typing=False)(self._run_callback)
         self.app.finalize()
         self._callbacks: list[tuple[str, Callback]] = []
         self._queues: Queues[Any] = Queues()
-        self._released: set[str] = set()
+        self._delivered: list[Any] = []
+        self._dead: set[str] = set()
+        self.is_to_crash = False
         self._batches: dict[str, str] = {}
         self._channel = self.app.connection_for_read().channel()
-        self._signals: dict[Any, Callable[..., None]] = {
-            signals.job_exception_occurred: self._on_exception,
-            signals.job_released: self._on_released,
-            signals.job_failed: self._on_failed,
-            signals.job_processed: self._on_processed,
-        }
-        for signal, receiver in self._signals.items():
-            signal.connect(receiver, weak=False)
+        self.listen()
 
     def close(self) -> None:
         """Leave nothing behind in this process."""
-        for signal, receiver in self._signals.items():
-            signal.disconnect(receiver)
+        self.listen_no_more()
         for message in self._queues.all():
             message.ack()
         self._channel.connection.client.release()
@@ -74,32 +74,6 @@ class World(Stage):
         _state._set_current_app(self._previous_app)
 
     # -- tasks
-
-    def _make_task(self, name: str) -> Any:
-        """The task of a class. Of its labels the first that declares an option speaks for all."""
-        jobs = [job for job in self.scenario.jobs.values() if job.class_name == name]
-        options = {option: _first(job.option(option) for job in jobs) for option in _OPTIONS}
-        span = _first(job.option("retry_until_s") for job in jobs)
-        options["retry_until"] = None if span is None else timedelta(seconds=span)
-        given = {option: value for option, value in options.items() if value is not None}
-        if any(job.middleware for job in jobs):
-            given["middleware"] = self._middleware
-        if any(job.has_hook for job in jobs):
-            given["failed"] = lambda task, error, label: self.failed_hook(label, error)
-
-        def code(task: Any, label: str) -> None:
-            self.handle(label, self._voice(task))
-
-        return self.app.task(name=name, bind=True, shared=False, **given)(code)
-
-    def _voice(self, task: Any) -> Running:
-        return Running(task, self._members, self.note)
-
-    def _middleware(self, task: Any, label: str) -> list[Callable[..., None]]:
-        def around(layer: Mapping[str, Any]) -> Callable[..., None]:
-            return lambda job, following: self.pass_layer(layer, label, self._voice(job), lambda: following(job))
-
-        return [around(layer) for layer in self.job(label).middleware]
 
     def _run_callback(self, batch: Any, *arguments: Any) -> None:
         *error, number = arguments
@@ -132,7 +106,7 @@ class World(Stage):
         allow_failures: bool,
         queue: str | None,
     ) -> None:
-        pending = self.bus.batch(self._members(jobs)).allow_failures(allow_failures)
+        pending = self.bus.batch(self.members(jobs)).allow_failures(allow_failures)
         if queue is not None:
             pending.on_queue(queue)
         for kind, register in (("then", pending.then), ("catch", pending.catch), ("finally", pending.finally_)):
@@ -141,7 +115,7 @@ class World(Stage):
                 register(self._callback.s(len(self._callbacks) - 1).set(queue=CALLBACKS))
         self._batches[name] = pending.dispatch().id
 
-    def _members(self, jobs: Sequence[Tree]) -> list[Any]:
+    def members(self, jobs: Sequence[Tree]) -> list[Any]:
         return [
             self._member(tree) if isinstance(tree, str) else [self._member(label) for label in tree] for tree in jobs
         ]
@@ -171,7 +145,7 @@ class World(Stage):
         return batch
 
     def add_to_batch(self, name: str, jobs: Sequence[Tree]) -> None:
-        self.batch(name).add(self._members(jobs))
+        self.batch(name).add(self.members(jobs))
         self.note("batch_added", batch=self.batch_shape(name))
 
     def cancel_batch(self, name: str) -> None:
@@ -238,10 +212,10 @@ class World(Stage):
         for queue in list(self._channel.queues):
             while (message := self._channel.basic_get(queue)) is not None:
                 eta, task_id = message.headers["eta"], message.headers["id"]
-                due = None if eta is None else datetime.fromisoformat(eta).timestamp() - self._start
-                if due is None and task_id in self._released:
+                due = None if eta is None else whole_tenths(datetime.fromisoformat(eta).timestamp() - self._start)
+                if due is None and task_id in self.released:
                     due = self.now  # in Laravel a release is always a delay
-                self._released.discard(task_id)
+                self.released.discard(task_id)
                 if due is None:
                     self._queues.push(queue, message)
                 else:
@@ -249,37 +223,80 @@ class World(Stage):
 
     def _deliver(self, message: Any) -> None:
         """Run a message through Celery's own request and tracer, and acknowledge it as Celery's worker does."""
+        if any(message is other for other in self._delivered):
+            message.delivery_info = {**message.delivery_info, "redelivered": True}
+        self._delivered.append(message)
+        self._dead.discard(message.headers["id"])
         task = self.app.tasks[message.headers["task"]]
-        request = Request(message, app=self.app, task=task, hostname="parity", eventer=None)
+        request = JobRequest(message, app=self.app, task=task, hostname="parity", eventer=None)
         args, kwargs, embed = message.payload
         context = {**request.request_dict, **embed, "hostname": "parity", "is_eager": False}
         trace = build_tracer(task.name, task, app=self.app, loader=self.app.loader, hostname="parity")
+        is_late = task.acks_late or _is_of_batch(message)
+        if not is_late:
+            self._acknowledge(message)
         outcome = trace(request.id, args, kwargs, context)
         signal = outcome.info.retval if outcome.info is not None else None
         if isinstance(signal, Reject):
             message.reject(requeue=signal.requeue)
-        else:
-            message.ack()
+            self._queues.done(message)
+        elif is_late:
+            self._acknowledge(message)
 
-    # -- what the library announces
+    def _acknowledge(self, message: Any) -> None:
+        message.ack()
+        self._queues.done(message)
 
-    def _on_exception(self, sender: Any, exception: BaseException, **details: Any) -> None:
-        self._announce("exception", sender, details, type=name_of(exception))
+    # -- workers that stand still or vanish, and the locks that they hold
 
-    def _on_failed(self, sender: Any, exception: BaseException, **details: Any) -> None:
-        self._announce("failed", sender, details, type=name_of(exception))
+    def enter_thread(self) -> None:
+        _state._set_current_app(self.app)
 
-    def _on_released(self, sender: Any, delay: float, **details: Any) -> None:
-        self._released.add(details["task_id"])
-        self._announce("released", sender, details, delay=delay)
+    def pick_up_and_crash(self, queues: Sequence[str]) -> None:
+        self.is_to_crash = True
+        self.work_one(queues)
+        self.is_to_crash = False
 
-    def _on_processed(self, sender: Any, **details: Any) -> None:
-        self._announce("processed", sender, details)
+    def worker_died(self) -> None:
+        for task in _state._task_stack.stack:
+            for request in task.request_stack.stack:
+                running = request.__dict__.get(RUNNING)
+                self._dead |= {request.id} if running is None else {request.id, running.owner}
 
-    def _announce(self, event: str, task: Any, details: Mapping[str, Any], **more: Any) -> None:
-        if task.app is self.app and task.name in self.tasks:
-            self.note(event, job=details["args"][0], **more)
+    def move_to(self, instant: float) -> None:
+        """Let time pass, and meanwhile do what the parents of living workers do: renew what is held in them."""
+        while self.now < instant:
+            held = {record.owner for record in self._held() if record.is_lease} - self._dead
+            self.now = min(instant, self.now + leases.INTERVAL) if held else instant
+            leases.renew(self._store, sorted(held))
+
+    def sleep(self, label: str, seconds: float) -> None:
+        """Play the alarm of Celery's pool, which is set for the job's timeout; no real time passes."""
+        limit = timeout_of(self._task(label).job_options, defaults_of(self.app))
+        if limit is not None and limit < seconds:
+            raise SoftTimeLimitExceeded
+
+    def locks(self) -> list[str]:
+        return sorted(self.name_of_lock(record) for record in self._held())
+
+    def _held(self) -> list[Any]:
+        """The locks that are held; the store is not asked where nothing takes one."""
+        return list(self._store.locks.all()) if self.scenario.uses_locks else []
+
+    def acquire_overlap(self, label: str) -> None:
+        for key, layer in self.overlaps_of(label):
+            seconds = layer.get("expire_after") or None
+            ttl = None if seconds is None else timedelta(seconds=seconds)
+            self._store.locks.acquire(LockRequest(key, "another process", "overlap", ttl=ttl))
+
+    def release_overlap(self, label: str) -> None:
+        self._store.locks.release([key for key, _ in self.overlaps_of(label)], owner="another process")
+
+    @property
+    def _store(self) -> Any:
+        return runtime_of(self.app).store
 
 
-def _first(values: Iterable[Any]) -> Any:
-    return next((value for value in values if value is not None), None)
+def _is_of_batch(message: Any) -> bool:
+    header = read_header(message.headers)
+    return header.batch_id is not None or header.callback is not None
