@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 _TABLE = "kombu.transport"
 _DATABASE = "celery_laravel.transport.database.transport:Transport"
-_ALIASES = ("database", "database+sqlite", "database+sqlite+pysqlite")
+_DIALECTS = (
+    *("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"),
+    *("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"),
+)
+_ALIASES = ("database", *(f"database+{dialect}" for dialect in _DIALECTS))
 
 
 def register() -> None:
@@ -27,7 +31,7 @@ def register() -> None:
     the entry is made at the moment somebody does. Nothing else is loaded until
     such a URL is used. The second call changes nothing.
 
-    ``database+sqlite`` stands beside ``database`` because kombu takes the whole
+    ``database+sqlite`` and others stand beside ``database`` because kombu takes the whole
     scheme for the alias when it fails over to the next of several URLs.
     """
     if _TABLE in sys.modules:

@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
+from celery import Celery
 from kombu import Connection
 
 import celery_laravel.clock
 from celery_laravel.transport import register
+from celery_laravel.transport.database.dialects.mysql import MySQLDialect
+from celery_laravel.transport.database.dialects.postgresql import PostgreSQLDialect
+from celery_laravel.transport.database.dialects.sqlite import SQLiteDialect
+from celery_laravel.transport.database.migrating import migrate
+from celery_laravel.transport.database.options import BrokerOptions
+from celery_laravel.transport.database.tables import Tables
+from tests.support.worker import RunningWorker, running_worker, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    StartWorker = Callable[..., AbstractContextManager[RunningWorker]]
+
+APP = "tests.transport.worker_app"
 
 register()
 
 
-def sqlite_broker(tmp_path: Path) -> str:
-    return f"database+sqlite:///{tmp_path / 'broker.db'}"
+@contextmanager
+def sqlite(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield f"database+sqlite:///{request.getfixturevalue('tmp_path') / 'broker.db'}"
 
 
-BROKERS = {"sqlite": sqlite_broker}
+@contextmanager
+def postgresql(request: pytest.FixtureRequest) -> Iterator[str]:
+    with emptied(request.getfixturevalue("postgresql_url")) as url:
+        yield url
 
 
-@pytest.fixture(params=list(BROKERS))
-def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@contextmanager
+def mariadb(request: pytest.FixtureRequest) -> Iterator[str]:
+    with emptied(request.getfixturevalue("mariadb_url")) as url:
+        yield url
+
+
+@contextmanager
+def emptied(url: str) -> Iterator[str]:
+    """A broker on a server, whose tables are emptied after the test."""
+    options = BrokerOptions(url)
+    migrate(options)
+    yield f"database+{url}"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        tables = Tables(options.table_prefix)
+        for table in (tables.messages, tables.queues, tables.bindings):
+            connection.execute(table.delete())
+    engine.dispose()
+
+
+BROKERS = {"sqlite": sqlite, "postgresql": postgresql, "mariadb": mariadb}
+MARKS = {"postgresql": [pytest.mark.postgresql], "mariadb": [pytest.mark.mariadb]}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, []), id=name) for name in BROKERS])
+def broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty broker."""
-    return BROKERS[request.param](tmp_path)
+    with BROKERS[request.param](request) as url:
+        yield url
 
 
 @pytest.fixture
@@ -60,7 +106,66 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until it is moved; servers go by it too."""
     clock = Clock()
     monkeypatch.setattr(celery_laravel.clock, "now", clock.now)
+    for dialect in (PostgreSQLDialect, MySQLDialect):
+        monkeypatch.setattr(dialect, "now", SQLiteDialect.now)
     return clock
+
+
+def rows_of(channel: Any, queue: str = "celery") -> int:
+    """How many messages a queue has, held and delayed ones included."""
+    columns = channel.messages._messages.c
+    query = sa.select(sa.func.count()).where(columns.queue == queue)
+    return int(channel.connection.database.run(lambda connection: connection.execute(query).scalar_one()))
+
+
+def hidden_until(channel: Any, queue: str = "celery") -> float:
+    """When a message of a queue will show by itself."""
+    columns = channel.messages._messages.c
+    query = sa.select(sa.func.max(columns.visible_at)).where(columns.queue == queue)
+    return float(channel.connection.database.run(lambda connection: connection.execute(query).scalar_one()))
+
+
+class Record:
+    """What the tasks wrote down."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def wait_for(self, *lines: str, timeout: float = 30) -> None:
+        wait_until(lambda: not Counter(lines) - Counter(self.lines()), timeout, message=f"{lines} in the record")
+
+    def let_go(self, name: str) -> None:
+        """End the tasks that block on ``name``."""
+        self.path.with_name(name).touch()
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "record")
+
+
+@pytest.fixture
+def app(broker_url: str) -> Iterator[Celery]:
+    app = Celery("client", broker=broker_url, set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def worker(broker_url: str, record: Record) -> StartWorker:
+    def start(*args: str, options: dict[str, Any] | None = None, prefetch: int = 4, **kwargs: Any) -> Any:
+        env = {
+            "BROKER_URL": broker_url,
+            "RECORD": str(record.path),
+            "BROKER_OPTIONS": json.dumps(options or {}),
+            "PREFETCH": str(prefetch),
+        }
+        return running_worker(APP, args=args, env=env, **kwargs)
+
+    return start

@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import Celery
 
-from tests.support.worker import RunningWorker, running_worker, wait_until
+from tests.support.worker import wait_until
+from tests.transport.conftest import APP, hidden_until, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+    from celery import Celery
 
-    StartWorker = Callable[..., AbstractContextManager[RunningWorker]]
-
-APP = "tests.transport.worker_app"
-
-
-class Record:
-    """What the tasks wrote down."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def lines(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path.exists() else []
-
-    def wait_for(self, *lines: str, timeout: float = 30) -> None:
-        wait_until(lambda: not Counter(lines) - Counter(self.lines()), timeout, message=f"{lines} in the record")
-
-    def let_go(self, name: str) -> None:
-        """End the tasks that block on ``name``."""
-        self.path.with_name(name).touch()
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
-
-
-@pytest.fixture
-def app(broker_url: str) -> Iterator[Celery]:
-    app = Celery("client", broker=broker_url, set_as_current=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def worker(broker_url: str, record: Record) -> StartWorker:
-    def start(*args: str, options: dict[str, Any] | None = None, prefetch: int = 4, **kwargs: Any) -> Any:
-        env = {
-            "BROKER_URL": broker_url,
-            "RECORD": str(record.path),
-            "BROKER_OPTIONS": json.dumps(options or {}),
-            "PREFETCH": str(prefetch),
-        }
-        return running_worker(APP, args=args, env=env, **kwargs)
-
-    return start
+    from tests.transport.conftest import Record, StartWorker
 
 
 def send(app: Celery, task: str, *args: Any, **options: Any) -> Any:
@@ -79,8 +30,7 @@ def waiting(app: Celery, queue: str = "celery") -> int:
 def rows(app: Celery) -> int:
     """How many messages the broker still has for workers, held and delayed ones included."""
     with app.connection_for_read() as connection:
-        messages = connection.default_channel.messages
-        return int(messages.count_ready("celery", now=1e12))
+        return rows_of(connection.default_channel)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
@@ -142,9 +92,9 @@ def test_a_job_longer_than_the_visibility_timeout_is_not_redelivered_while_its_w
         record.wait_for("start long 0 False")
         with worker(options=options):
             with app.connection_for_read() as connection:
-                messages = connection.default_channel.messages
-                first = messages.next_due(["celery"], now=0)
-                wait_until(lambda: messages.next_due(["celery"], now=0) > first + 2.5)
+                channel = connection.default_channel
+                first = hidden_until(channel)
+                wait_until(lambda: hidden_until(channel) > first + 2.5)
             record.let_go("long")
             record.wait_for("end long")
             wait_until(lambda: rows(app) == 0)
@@ -244,35 +194,8 @@ def test_priorities_and_the_order_of_queues_are_honoured(app: Celery, worker: St
     assert [line.split()[0] for line in record.lines()] == ["high2", "high1", "high0", "low0", "low1", "low2", "low3"]
 
 
-def test_a_worker_waits_out_a_database_that_is_not_usable_for_a_while(
-    app: Celery, worker: StartWorker, record: Record, tmp_path: Path
-) -> None:
-    import sqlite3
-
-    with worker(options={"busy_timeout": 0.2}) as running:
-        send(app, "note", "before")
-        record.wait_for(f"before {running.name}")
-        other = sqlite3.connect(tmp_path / "broker.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        # Its heartbeats are messages too.
-        running.wait_for_log("busy_timeout", timeout=60)
-        other.execute("COMMIT")
-        other.close()
-        send(app, "note", "after")
-        record.wait_for(f"after {running.name}")
-
-
 def test_a_recycled_child_of_the_pool_can_publish(app: Celery, worker: StartWorker, record: Record) -> None:
     with worker("--max-tasks-per-child", "2"):
         send(app, "hand_on", 15)
         record.wait_for("link 0", timeout=60)
     assert record.lines() == [f"link {left}" for left in range(15, -1, -1)]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such worker there")
-def test_an_unusable_database_ends_the_worker_with_the_reason(tmp_path: Path, worker: StartWorker) -> None:
-    from celery_laravel.testing.processes import ProcessFailedError
-
-    (tmp_path / "broker.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(ProcessFailedError, match="not a database"), worker():
-        pass

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from kombu.log import get_logger
 from sqlalchemy.exc import DBAPIError
 
 from celery_laravel.transport.database.dialects import dialect_for
-from celery_laravel.transport.database.errors import BrokerUnavailableError
+from celery_laravel.transport.database.errors import BrokerContendedError, DatabaseBrokerError
+from celery_laravel.transport.database.notices import Listener
 from celery_laravel.transport.database.tables import Tables
+from celery_laravel.transport.database.ticks import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sqlalchemy import Connection
 
     from celery_laravel.transport.database.options import BrokerOptions
 
+    T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+# A worker that hears of new messages looks all the same, after so many seconds.
+LONGEST_REST = 5.0
+# How often a change that was undone for the sake of others is made again.
+MOST_LOSSES = 5
+
 
 class Database:
     """A broker's database as one process sees it.
 
-    All threads use one connection, one after the other: a database of this
-    kind has a single writer, so a second connection would wait for the first
-    anyway, and would wait by sleeping. A fork waits for the statement that is
-    under way and gives the child no part in the connection; the child opens
-    its own when it needs one.
+    All threads use one connection, one after the other: SQLite has a single
+    writer, so a second connection would wait for the first anyway, and would
+    wait by sleeping; a server's connections are dear, and a statement of the
+    broker's is short. A fork waits for the statement that is under way and
+    gives the child no part in the connection; the child opens its own when it
+    needs one.
     """
 
     def __init__(self, options: BrokerOptions) -> None:
@@ -38,11 +53,39 @@ class Database:
         self.tables = Tables(options.table_prefix)
         self.users = 0
         self.listeners: list[Callable[[], None]] = []
+        self.consumed: list[Callable[[], Collection[str]]] = []
+        """Who consumes here, and of which queues at the moment: what notices are wanted of."""
         self.lock = threading.RLock()
         self._connection: Connection | None = None
         self._published = 0
+        self._listener: Listener | None = None
+        self._safety = Ticks(LONGEST_REST)
         with _registry_lock:
             _all_databases.add(self)
+
+    # -- running
+
+    def run(self, work: Callable[[Connection], T], *, as_one: bool = False) -> T:
+        """Do ``work``, each of its statements a transaction of its own, or with ``as_one`` all of them one.
+
+        It is done again, a few times, when it lost against others that wanted
+        the same rows and has been undone. It is not when the connection was
+        lost, as then nobody knows whether it has been done.
+
+        Raises:
+            BrokerUnavailableError: Trying again may help.
+            BrokerUnusableError: Somebody has to mend something first.
+        """
+        losses = 0
+        while True:
+            try:
+                with self.transaction() if as_one else self.session() as connection:
+                    return work(connection)
+            except BrokerContendedError:
+                losses += 1
+                if losses > MOST_LOSSES:
+                    raise
+                time.sleep(random.uniform(0.2, 1.0) * 0.005 * 2**losses)
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
@@ -53,18 +96,35 @@ class Database:
             BrokerUnusableError: Somebody has to mend something first.
         """
         with self.lock:
-            connection = self._connection
-            if connection is None or connection.closed:
-                connection = self._connection = self.dialect.connect(self.tables)
+            connection = self._ready_connection()
             try:
                 self.dialect.check(connection)
                 yield connection
             except DBAPIError as error:
-                self._drop()
-                raise self.dialect.explain(error) from error
-            except BrokerUnavailableError:
+                explained = self.dialect.explain(error)
+                if not isinstance(explained, BrokerContendedError):
+                    self._drop()
+                raise explained from error
+            except BrokerContendedError:
+                raise
+            except BaseException:
+                # A time limit's signal, say: the driver may be in the middle of an answer.
                 self._drop()
                 raise
+
+    def _ready_connection(self) -> Connection:
+        connection = self._connection
+        if connection is not None and not connection.closed and self.dialect.is_stale(connection):
+            self._drop()
+        if self._connection is None or self._connection.closed:
+            connection = self.dialect.connect(self.tables)
+            try:
+                self._settle(connection)
+            except DBAPIError as error:
+                connection.close()
+                raise self.dialect.explain(error) from error
+            self._connection = connection
+        return self._connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -78,15 +138,67 @@ class Database:
                 self._roll_back(connection)
                 raise
 
-    def announce(self) -> None:
+    def when_connected(self, work: Callable[[Connection], object]) -> None:
+        """Do ``work`` on the next connection that this process makes to this broker; twice must do no harm."""
+        _unsettled.setdefault(self.options, []).append(work)
+
+    def _settle(self, connection: Connection) -> None:
+        works = _unsettled.get(self.options, [])
+        while works:
+            works[0](connection)
+            del works[0]
+
+    # -- noticing
+
+    def announce(self, queues: Collection[str] = ()) -> None:
+        """Tell everybody who consumes of new messages: this process, and others where the database can.
+
+        What was published is stored already, so that a message nobody can be
+        told of is no error: it is found by the next look.
+        """
+        self.notice()
+        if queues and self.dialect.has_notices:
+            try:
+                self.run(lambda connection: self.dialect.notify(connection, self.tables, sorted(queues)))
+            except DatabaseBrokerError as error:
+                logger.debug("Could not tell of new messages: %s", error)
+
+    def notice(self) -> None:
         """Make every look at `version` in this process see a change: the database reports only those of others."""
         self._published += 1
         for listener in tuple(self.listeners):
             listener()
 
+    def listen(self) -> None:
+        """Hear of new messages from now on, where the database can tell; the second call changes nothing."""
+        with self.lock:
+            if self._listener is None and self.dialect.has_notices:
+                self._listener = Listener(
+                    lambda: self.dialect.listen(self.tables), self._send_notice, self.notice, self._is_consumed
+                )
+
+    def _send_notice(self, names: Sequence[str]) -> None:
+        with self.session() as connection:
+            self.dialect.notify(connection, self.tables, names)
+
+    def _is_consumed(self, names: Collection[str]) -> bool:
+        return any(name in queues() for queues in tuple(self.consumed) for name in names)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether new messages of other processes are heard of, by `listeners`."""
+        return self._listener is not None and self._listener.is_listening
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether `version` changes by the clock alone."""
+        return not self.dialect.reports_changes and not self.is_listening
+
     def version(self) -> tuple[int, int]:
         """Something that differs from its last value once there may be new messages."""
         published = self._published
+        if self.is_listening:
+            return published, self._safety.now()
         with self.session() as connection:
             return published, self.dialect.version(connection)
 
@@ -95,9 +207,14 @@ class Database:
         """The part of `version` that costs nothing to look at."""
         return self._published
 
+    # -- the end
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         with self.lock:
+            if self._listener is not None:
+                self._listener.stop()
+                self._listener = None
             self._drop()
 
     def _drop(self) -> None:
@@ -106,18 +223,20 @@ class Database:
             # Its change counter ends with it: the next one's may begin at the very same number.
             self._published += 1
             with suppress(DBAPIError):  # it is given up anyhow, and the error that led here says more
+                if not connection.closed:
+                    connection.invalidate()  # closes it without asking for a rollback, which may not be answered
                 connection.close()
 
     def leave_behind(self) -> None:
         """In a forked child: forget the parent's connection without closing it.
 
         Closing SQLite's files in a child takes part in the parent's locks and
-        may clear its write-ahead log away, so the object is kept for good.
+        may clear its write-ahead log away; closing a server's connection ends
+        the parent's. So the objects are kept for good.
         """
         self.lock = threading.RLock()
-        if self._connection is not None:
-            _left_behind.append(self._connection)
-            self._connection = None
+        _left_behind.extend((self._connection, self._listener))
+        self._connection = self._listener = None
 
     def _roll_back(self, connection: Connection) -> None:
         try:
@@ -130,7 +249,9 @@ class Database:
 _databases: dict[BrokerOptions, Database] = {}
 # Also those that have been given back: a late acknowledgement opens such a one again.
 _all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_left_behind: list[Connection] = []
+_left_behind: list[object] = []
+# What is to be done on the next connection, by broker; see `Database.when_connected`.
+_unsettled: dict[BrokerOptions, list[Callable[[Connection], object]]] = {}
 _registry_lock = threading.RLock()
 _held_for_fork: list[threading.RLock] = []
 
@@ -178,6 +299,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _held_for_fork.clear()
+    _unsettled.clear()  # the parent's affair
     for database in tuple(_all_databases):
         database.leave_behind()
     _registry_lock.release()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from kombu.log import get_logger
 from kombu.utils.scheduling import cycle_by_name, priority_cycle
 
-from celery_laravel import clock
 from celery_laravel.transport.database.errors import DatabaseBrokerError
 from celery_laravel.transport.database.payload import decode
 
@@ -30,11 +30,16 @@ class Consuming:
     A look at empty queues costs one reading of the database's change counter.
     The queues are asked again when it has moved, or when the next delayed
     message is due.
+
+    Attributes:
+        has_more: Whether the last look ended with more to fetch.
+        next_due: The monotonic time at which a message that is hidden now will show by itself.
     """
 
     def __init__(self, channel: Channel, database: Database) -> None:
         self._channel = channel
         self._messages = channel.messages
+        self._database = database
         self._make_order = cycle_by_name(database.options.queue_order_strategy)
         self.forget()
 
@@ -43,7 +48,7 @@ class Consuming:
         self.has_more = True
         self._order = self._make_order(self._channel.active_queues)
         self._empty_at: tuple[int, int] | None = None
-        self._next_due = float("inf")
+        self.next_due = float("inf")
 
     def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: tuple[int, int]) -> int:
         """Reserve up to ``limit`` messages, hand them over one by one, and say how many they were.
@@ -55,17 +60,22 @@ class Consuming:
         room = limit if (free := qos.can_consume_max_estimate()) is None else min(limit, free)
         if not room:
             return 0
-        if not self.has_more and version == self._empty_at and clock.now() < self._next_due:
+        if not self.has_more and version == self._empty_at and time.monotonic() < self.next_due:
             return 0
         queues = list(self._order.consume(len(self._channel.active_queues)))
         reserved = self._reserve(queues, room)
         self.has_more = len(reserved) >= room
         self._hand_over(reserved, callback)
         if not self.has_more:
-            due = self._messages.next_due(queues, now=clock.now())
-            self._next_due = float("inf") if due is None else due
             self._empty_at = version
+            self.next_due = self._when_due(queues)
         return len(reserved)
+
+    def _when_due(self, queues: list[str]) -> float:
+        if self._database.is_polling:
+            return float("inf")  # the next look comes by itself
+        seconds = self._messages.next_due(queues)
+        return float("inf") if seconds is None else time.monotonic() + seconds
 
     def _reserve(self, queues: list[str], room: int) -> list[Reserved]:
         takes_turns = not isinstance(self._order, priority_cycle)
@@ -90,10 +100,9 @@ class Consuming:
         return [row for turn in in_turn for row in turn if row is not None]
 
     def _fetch(self, queue: str, count: int) -> list[Reserved]:
-        now = clock.now()
         if queue in self._channel.no_ack_queues:
-            return self._messages.take(queue, count, now=now)
-        rows = self._messages.reserve(queue, count, lease=self._channel.new_lease(), now=now)
+            return self._messages.take(queue, count)
+        rows = self._messages.reserve(queue, count, lease=self._channel.new_lease())
         self._channel.qos.hold(row.tag for row in rows)
         return rows
 

@@ -23,6 +23,13 @@ class BrokerUnavailableError(DatabaseBrokerError):
     """
 
 
+class BrokerContendedError(BrokerUnavailableError):
+    """The change lost against others that wanted the same rows, and was undone: a deadlock, for instance.
+
+    It is tried again a few times before anybody hears of it.
+    """
+
+
 class BrokerUnusableError(DatabaseBrokerError):
     """The database cannot serve as a broker until somebody mends it.
 

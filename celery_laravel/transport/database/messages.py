@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import sqlalchemy as sa
 
 from celery_laravel.transport.database.dialects.selection import next_due
+from celery_laravel.transport.database.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import Executable, Row
+    from sqlalchemy import Connection, Executable, Row
 
     from celery_laravel.transport.database.connection import Database
+    from celery_laravel.transport.database.dialects.selection import Fetch
 
 
 class NewMessage(TypedDict):
-    """A message on its way into the table; the names are those of the columns."""
+    """A message on its way into the table.
+
+    ``due`` is when it is to become visible, in seconds since the epoch; a
+    moment that has passed means at once.
+    """
 
     queue: str
     priority: int
-    visible_at: float
-    ready_at: float
-    acquired: int
-    returned: int
-    lease: str | None
+    due: float
     payload: str
 
 
@@ -71,57 +73,93 @@ class Messages:
         self.visibility_timeout = database.options.visibility_timeout
         tables = database.tables
         messages = self._messages = tables.messages
-        self._insert = messages.insert()
-        self._reserve = database.dialect.reserve(tables)
-        self._take = database.dialect.take(tables)
-        self._next_due = next_due(tables)
+        self._now = now = database.dialect.now
+        self._reserve = database.dialect.reserving(tables)
+        self._take = database.dialect.taking(tables)
+        self._next_due = next_due(tables, now)
+        due = sa.bindparam("due", type_=sa.Double)
+        self._insert_many = messages.insert().values(acquired=0, returned=0)
+        self._insert_one = self._insert_many.values(
+            visible_at=sa.case((due > now, due), else_=now), ready_at=sa.case((due > now, due), else_=now)
+        )
         this_row = messages.c.id == sa.bindparam("row_id")
         this_lease = sa.and_(this_row, messages.c.lease == sa.bindparam("lease_token"))
         self._delete = messages.delete().where(this_row)
-        self._renew = messages.update().where(this_lease).values(visible_at=sa.bindparam("until"))
+        lease_time = sa.bindparam("lease_time", type_=sa.Double)
+        self._renew = messages.update().where(this_lease).values(visible_at=now + lease_time)
         self._hand_back = (
             messages.update()
             .where(this_lease)
             .values(visible_at=messages.c.ready_at, lease=None, returned=messages.c.returned + sa.bindparam("unused"))
         )
+        self._undo = (
+            messages.update()
+            .where(messages.c.queue == sa.bindparam("queue_name"), messages.c.lease == sa.bindparam("lease_token"))
+            .values(visible_at=messages.c.ready_at, lease=None, returned=messages.c.returned + 1)
+        )
 
     def publish(self, messages: Sequence[NewMessage]) -> None:
         """Store messages, all or none; they are safe from a killed process when this returns."""
+        if not messages:
+            return
         if len(messages) == 1:
-            with self._database.session() as connection:
-                connection.execute(self._insert, dict(messages[0]))
-        elif messages:
-            with self._database.transaction() as connection:
-                connection.execute(self._insert, [dict(message) for message in messages])
-        self._database.announce()
+            row = dict(messages[0])
+            self._database.run(lambda connection: connection.execute(self._insert_one, row))
+        else:
+            self._database.run(lambda connection: self._publish_many(connection, messages), as_one=True)
+        self._database.announce({message["queue"] for message in messages})
 
-    def reserve(self, queue: str, count: int, *, lease: str, now: float) -> list[Reserved]:
+    def _publish_many(self, connection: Connection, messages: Sequence[NewMessage]) -> None:
+        # Plain values, which drivers send many at a time.
+        now = connection.execute(sa.select(self._now)).scalar_one()
+        rows = []
+        for message in messages:
+            row: dict[str, Any] = dict(message)
+            row["visible_at"] = row["ready_at"] = max(now, row.pop("due"))
+            rows.append(row)
+        connection.execute(self._insert_many, rows)
+
+    def reserve(self, queue: str, count: int, *, lease: str) -> list[Reserved]:
         """Lease up to ``count`` messages of a queue, the next first.
 
         One atomic step: of several workers asking at once, each message goes
         to one. Unless its lease is renewed, a message comes back by itself
         after the visibility timeout.
+
+        When the connection is lost under way, nobody knows whether messages
+        were leased. They are given back as soon as this process connects again.
         """
-        until = now + self.visibility_timeout
-        rows = self._fetch(self._reserve, queue, count, now, {"until": until, "lease_token": lease})
+        values = {"lease_token": lease, "lease_time": self.visibility_timeout}
+        try:
+            rows = self._fetch(self._reserve, queue, count, values)
+        except BrokerUnavailableError:
+            doubtful = {"queue_name": queue, "lease_token": lease}
+            self._database.when_connected(self._later(self._undo, doubtful))
+            raise
         return [Reserved(row.id, queue, lease, row.acquired, row.returned, row.payload) for row in rows]
 
-    def take(self, queue: str, count: int, *, now: float) -> list[Reserved]:
+    def take(self, queue: str, count: int) -> list[Reserved]:
         """Remove up to ``count`` messages of a queue and return them; a crash from here on loses them."""
-        rows = self._fetch(self._take, queue, count, now, {})
+        rows = self._fetch(self._take, queue, count, {})
         return [Reserved(row.id, queue, "", row.acquired + 1, row.returned, row.payload) for row in rows]
 
-    def _fetch(self, statement: Executable, queue: str, count: int, now: float, more: dict[str, Any]) -> list[Row[Any]]:
-        values = {"queue_name": queue, "count": count, "now": now, **more}
-        with self._database.session() as connection:
-            rows = connection.execute(statement, values).all()
+    def _fetch(self, fetch: Fetch, queue: str, count: int, more: dict[str, Any]) -> list[Row[Any]]:
+        rows = fetch(self._database, {"queue_name": queue, "count": count, **more})
         # RETURNING promises no order.
         return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
     def acknowledge(self, message_id: int) -> None:
         """Remove a message, whoever holds it now: its work is done. The second time changes nothing."""
-        with self._database.session() as connection:
-            connection.execute(self._delete, {"row_id": message_id})
+        row = {"row_id": message_id}
+        self._database.run(lambda connection: connection.execute(self._delete, row))
+
+    def acknowledge_later(self, message_ids: Iterable[int]) -> None:
+        """Remove messages as soon as this process connects again."""
+        for message_id in message_ids:
+            self._database.when_connected(self._later(self._delete, {"row_id": message_id}))
+
+    def _later(self, statement: Executable, values: dict[str, Any]) -> Callable[[Connection], object]:
+        return lambda connection: connection.execute(statement, values)
 
     def hand_back(self, leases: Iterable[tuple[int, str]], *, unused: bool) -> None:
         """Put messages back where they stood in their queues, visible at once.
@@ -129,47 +167,57 @@ class Messages:
         A message whose lease has passed to another worker stays with that one.
         With ``unused`` the delivery does not count: the message was never worked on.
         """
-        rows = [{"row_id": row, "lease_token": lease, "unused": int(unused)} for row, lease in leases]
+        # In the order of their ids: two transactions that want the same rows then wait for each other in turn.
+        rows = [{"row_id": row, "lease_token": lease, "unused": int(unused)} for row, lease in sorted(leases)]
         if rows:
-            with self._database.transaction() as connection:
-                connection.execute(self._hand_back, rows)
+            self._database.run(lambda connection: connection.execute(self._hand_back, rows), as_one=True)
             self._database.announce()
 
-    def renew(self, leases: Iterable[tuple[int, str]], *, until: float) -> None:
-        """Keep messages hidden until ``until``, those whose lease is still ours."""
-        rows = [{"row_id": row, "lease_token": lease, "until": until} for row, lease in leases]
+    def hand_back_later(self, leases: Iterable[tuple[int, str]]) -> None:
+        """Put messages back, unused, as soon as this process connects again."""
+        for row, lease in leases:
+            values = {"row_id": row, "lease_token": lease, "unused": 1}
+            self._database.when_connected(self._later(self._hand_back, values))
+
+    def renew(self, leases: Iterable[tuple[int, str]]) -> None:
+        """Keep messages hidden for the visibility timeout from now on, those whose lease is still ours."""
+        timeout = self.visibility_timeout
+        rows = [{"row_id": row, "lease_token": lease, "lease_time": timeout} for row, lease in sorted(leases)]
         if rows:
-            with self._database.transaction() as connection:
-                connection.execute(self._renew, rows)
+            self._database.run(lambda connection: connection.execute(self._renew, rows), as_one=True)
 
     def set_aside(self, message_id: int, queue: str) -> None:
         """Move a message that cannot be read to another queue, where it is out of the way and still at hand."""
         messages = self._messages
-        with self._database.session() as connection:
-            connection.execute(
-                messages.update()
-                .where(messages.c.id == message_id)
-                .values(queue=queue, lease=None, visible_at=messages.c.ready_at)
-            )
+        statement = (
+            messages.update()
+            .where(messages.c.id == message_id)
+            .values(queue=queue, lease=None, visible_at=messages.c.ready_at)
+        )
+        self._database.run(lambda connection: connection.execute(statement))
 
-    def next_due(self, queues: Iterable[str], *, now: float) -> float | None:
-        """When the next message that is hidden now will show, by itself, or None."""
-        with self._database.session() as connection:
-            rows = [
-                row for queue in queues for row in connection.execute(self._next_due, {"queue_name": queue, "now": now})
+    def next_due(self, queues: Iterable[str]) -> float | None:
+        """In how many seconds the next message that is hidden now will show, by itself, or None."""
+
+        def ask(connection: Connection) -> list[float]:
+            return [
+                float(seconds)
+                for queue in queues
+                for (seconds,) in connection.execute(self._next_due, {"queue_name": queue})
+                if seconds is not None
             ]
-        return min((float(due) for (due,) in rows if due is not None), default=None)
 
-    def count_ready(self, queue: str, *, now: float) -> int:
+        return min(self._database.run(ask), default=None)
+
+    def count_ready(self, queue: str) -> int:
         """How many messages could be reserved now: neither delayed nor held by a worker."""
         columns = self._messages.c
-        query = sa.select(sa.func.count()).where(columns.queue == queue, columns.visible_at <= now)
-        with self._database.session() as connection:
-            return int(connection.execute(query).scalar_one())
+        query = sa.select(sa.func.count()).where(columns.queue == queue, columns.visible_at <= self._now)
+        return int(self._database.run(lambda connection: connection.execute(query).scalar_one()))
 
-    def purge(self, queue: str, *, now: float) -> int:
+    def purge(self, queue: str) -> int:
         """Remove the messages no worker holds, delayed ones too, and say how many they were."""
         columns = self._messages.c
-        free = sa.or_(columns.lease.is_(None), columns.visible_at <= now)
-        with self._database.session() as connection:
-            return int(connection.execute(self._messages.delete().where(columns.queue == queue, free)).rowcount)
+        free = sa.or_(columns.lease.is_(None), columns.visible_at <= self._now)
+        statement = self._messages.delete().where(columns.queue == queue, free)
+        return int(self._database.run(lambda connection: connection.execute(statement).rowcount))

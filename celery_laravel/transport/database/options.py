@@ -23,8 +23,9 @@ class BrokerOptions:
     Attributes:
         url: SQLAlchemy's URL, without ``database+`` and without these options.
         visibility_timeout: Seconds a message stays hidden after its worker was last heard of.
-        polling_interval: Seconds an idle worker sleeps between two looks for new messages.
-        busy_timeout: Seconds to wait for another process's write before giving up.
+        polling_interval: Seconds an idle worker sleeps between two looks for new messages; None leaves it to the
+            database: 0.04 on SQLite, 0.1 on servers.
+        busy_timeout: Seconds to wait for another process's write, or lock, before giving up.
         synchronous: SQLite's setting; ``normal`` survives killed processes, ``full`` a power cut too.
         table_prefix: What the names of the broker's tables begin with.
         queue_order_strategy: Which of a worker's queues is asked first.
@@ -32,7 +33,7 @@ class BrokerOptions:
 
     url: str
     visibility_timeout: float = 3600.0
-    polling_interval: float = 0.04
+    polling_interval: float | None = None
     busy_timeout: float = 5.0
     synchronous: str = "normal"
     table_prefix: str = "celery_broker_"
@@ -40,7 +41,8 @@ class BrokerOptions:
 
     def __post_init__(self) -> None:
         for name in ("visibility_timeout", "polling_interval", "busy_timeout"):
-            _require_positive(name, getattr(self, name))
+            if name != "polling_interval" or self.polling_interval is not None:
+                _require_positive(name, getattr(self, name))
         _require_one_of("queue_order_strategy", self.queue_order_strategy, STRATEGIES)
         _require_one_of("synchronous", self.synchronous, SYNCHRONOUS)
         if not self.table_prefix.isidentifier():

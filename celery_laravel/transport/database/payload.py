@@ -18,19 +18,9 @@ logger = get_logger(__name__)
 _EARLIEST_ZONE = timezone(timedelta(hours=14))
 
 
-def encode(queue: str, message: dict[str, Any], *, priority: int, now: float) -> NewMessage:
-    """Make a row of a message; one with an ETA stays hidden until then."""
-    visible_at = _due(message, now)
-    return {
-        "queue": queue,
-        "priority": priority,
-        "visible_at": visible_at,
-        "ready_at": visible_at,
-        "acquired": 0,
-        "returned": 0,
-        "lease": None,
-        "payload": dumps(message),
-    }
+def encode(queue: str, message: dict[str, Any], *, priority: int) -> NewMessage:
+    """Make a row of a message; one with an ETA is to stay hidden until then."""
+    return {"queue": queue, "priority": priority, "due": _due(message), "payload": dumps(message)}
 
 
 def decode(reserved: Reserved) -> dict[str, Any]:
@@ -60,18 +50,16 @@ def decode(reserved: Reserved) -> dict[str, Any]:
     return cast("dict[str, Any]", raw)
 
 
-def _due(message: dict[str, Any], now: float) -> float:
+def _due(message: dict[str, Any]) -> float:
     eta = (message.get("headers") or {}).get("eta")
     if not eta:
-        return now
+        return 0.0
     try:
-        moment = maybe_iso8601(eta)
-        due = max(now, _in_some_zone(moment).timestamp())
+        return _in_some_zone(maybe_iso8601(eta)).timestamp()
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         # The worker refuses such a message with an error of its own.
         logger.warning("Cannot read the ETA %r of a message; it is delivered at once: %s", eta, error)
-        return now
-    return due
+        return 0.0
 
 
 def _in_some_zone(moment: datetime) -> datetime:

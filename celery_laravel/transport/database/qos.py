@@ -114,10 +114,9 @@ class QoS(virtual.QoS):
 
     def restore_unacked(self) -> list[Any]:
         """Put back everything that is held; these deliveries do not count."""
-        leases = self.leases()
+        self._messages.hand_back(self.leases(), unused=True)
         with self._lock:
             self._held.clear()
-        self._messages.hand_back(leases, unused=True)
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
@@ -138,8 +137,19 @@ class QoS(virtual.QoS):
             self.restore_unacked()
         except DatabaseBrokerError as error:
             logger.warning(
-                "Could not put back unacknowledged messages; they come back after visibility_timeout. %s", error
+                "Could not put back unacknowledged messages; that is done when this process connects again, "
+                "or else they come back after visibility_timeout. %s",
+                error,
             )
+            self._settle_later()
+
+    def _settle_later(self) -> None:
+        with self._lock:
+            owed, left = self._owed.copy(), self._held.keys() - self._owed
+            self._held.clear()
+            self._owed.clear()
+        self._messages.acknowledge_later(read_tag(tag)[0] for tag in owed)
+        self._messages.hand_back_later(map(read_tag, left))
 
     def _drop(self, delivery_tag: str) -> None:
         with self._lock:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from celery_laravel import clock
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -27,7 +25,16 @@ class Queues:
         tables = database.tables
         self._messages, self._queues, self._bindings = tables.messages, tables.queues, tables.bindings
         dialect = database.dialect
-        self._declare = dialect.insert_or_update("queues", tables, ("expires_after", "expires_at"))
+        lifetime = sa.bindparam("lifetime", type_=sa.Double)
+        self._now = dialect.now
+        self._declare = dialect.insert_or_update("queues", tables, ("expires_after", "expires_at")).values(
+            name=sa.bindparam("queue_name"), expires_after=lifetime, expires_at=self._now + lifetime
+        )
+        self._renew = (
+            self._queues.update()
+            .where(self._queues.c.name == sa.bindparam("queue_name"))
+            .values(expires_at=self._now + lifetime)
+        )
         self._bind = dialect.insert_or_update("bindings", tables, ("pattern",))
         columns = self._bindings.c
         self._bound_to = sa.select(columns.routing_key, columns.pattern, columns.queue).where(
@@ -39,75 +46,72 @@ class Queues:
 
         Declaring it again counts as use.
         """
-        expires_at = None if expires_after is None else clock.now() + expires_after
-        with self._database.session() as connection:
-            connection.execute(self._declare, {"name": queue, "expires_after": expires_after, "expires_at": expires_at})
+        values = {"queue_name": queue, "lifetime": expires_after}
+        self._database.run(lambda connection: connection.execute(self._declare, values))
 
     def exists(self, queue: str) -> bool:
         """Whether a queue is declared."""
         query = sa.select(self._queues.c.name).where(self._queues.c.name == queue)
-        with self._database.session() as connection:
-            return connection.execute(query).first() is not None
+        return self._database.run(lambda connection: connection.execute(query).first() is not None)
 
     def bind(self, exchange: str, routing_key: str, pattern: str | None, queue: str) -> None:
         """Have an exchange deliver to a queue; the second time changes nothing."""
         row = {"exchange": exchange, "routing_key": routing_key, "pattern": pattern, "queue": queue}
-        with self._database.session() as connection:
-            connection.execute(self._bind, row)
+        self._database.run(lambda connection: connection.execute(self._bind, row))
 
     def unbind(self, exchange: str, routing_key: str, queue: str) -> None:
         """Undo `bind`."""
         columns = self._bindings.c
-        with self._database.session() as connection:
-            connection.execute(
-                self._bindings.delete().where(
-                    columns.exchange == exchange, columns.routing_key == routing_key, columns.queue == queue
-                )
-            )
+        statement = self._bindings.delete().where(
+            columns.exchange == exchange, columns.routing_key == routing_key, columns.queue == queue
+        )
+        self._database.run(lambda connection: connection.execute(statement))
 
     def bindings(self, exchange: str) -> list[Binding]:
         """What is bound to an exchange, by any process."""
-        with self._database.session() as connection:
-            rows = connection.execute(self._bound_to, {"exchange_name": exchange}).all()
+        values = {"exchange_name": exchange}
+        rows = self._database.run(lambda connection: connection.execute(self._bound_to, values).all())
         return [(row.routing_key, row.pattern, row.queue) for row in rows]
 
     def forget_exchange(self, exchange: str) -> None:
         """Remove an exchange's bindings."""
-        with self._database.session() as connection:
-            connection.execute(self._bindings.delete().where(self._bindings.c.exchange == exchange))
+        statement = self._bindings.delete().where(self._bindings.c.exchange == exchange)
+        self._database.run(lambda connection: connection.execute(statement))
 
     def delete(self, queue: str) -> None:
         """Remove a queue with its bindings and messages, those that workers hold included."""
-        with self._database.transaction() as connection:
-            self._remove(connection, [queue])
+        self._database.run(lambda connection: self._remove(connection, [queue]), as_one=True)
 
     def renew(self, queues: Mapping[str, float]) -> list[str]:
         """Keep queues that expire from expiring, and say which of them were gone already."""
-        columns, now = self._queues.c, clock.now()
-        statement = (
-            self._queues.update()
-            .where(columns.name == sa.bindparam("queue_name"))
-            .values(expires_at=sa.bindparam("at"))
-        )
-        gone = []
-        with self._database.transaction() as connection:
-            for queue, expires_after in queues.items():
-                result = connection.execute(statement, {"queue_name": queue, "at": now + expires_after})
-                if not result.rowcount:
-                    gone.append(queue)
-        return gone
+
+        def work(connection: Connection) -> list[str]:
+            return [
+                queue
+                for queue, lifetime in sorted(queues.items())
+                if not connection.execute(self._renew, {"queue_name": queue, "lifetime": lifetime}).rowcount
+            ]
+
+        return self._database.run(work, as_one=True)
 
     def sweep(self) -> list[str]:
-        """Remove the queues whose time has run out, and say which they were."""
-        columns, now = self._queues.c, clock.now()
-        expired = sa.select(columns.name).where(columns.expires_at <= now)
-        with self._database.session() as connection:
-            if connection.execute(expired.limit(1)).first() is None:
-                return []
-        with self._database.transaction() as connection:
-            names = list(connection.execute(expired).scalars())
+        """Remove the queues whose time has run out, and say which they were.
+
+        Of a queue that is renewed at the same moment either the renewal is
+        seen, or whoever renews it learns that it is gone.
+        """
+        columns = self._queues.c
+        expired = sa.select(columns.name).where(columns.expires_at <= self._now)
+        if self._database.run(lambda connection: connection.execute(expired.limit(1)).first()) is None:
+            return []
+
+        def work(connection: Connection) -> list[str]:
+            locked = expired.order_by(columns.name).with_for_update(skip_locked=True)
+            names = list(connection.execute(locked).scalars())
             self._remove(connection, names)
-        return names
+            return names
+
+        return self._database.run(work, as_one=True)
 
     def _remove(self, connection: Connection, queues: Iterable[str]) -> None:
         for queue in queues:

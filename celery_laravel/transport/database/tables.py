@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 SCHEMA_VERSION = 1
+
+# SQLite numbers rows by itself for this very type alone.
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_INNODB: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+}
+_PAYLOAD = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+def _name(length: int) -> sa.types.TypeEngine[str]:
+    # MySQL's usual collations find "a" when asked for "A".
+    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
 class Tables:
@@ -21,33 +39,43 @@ class Tables:
         self.messages = sa.Table(
             f"{prefix}messages",
             self.metadata,
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("queue", sa.String(255), nullable=False),
+            sa.Column("id", _ID, primary_key=True),
+            sa.Column("queue", _name(255), nullable=False),
             sa.Column("priority", sa.SmallInteger, nullable=False),
             sa.Column("visible_at", sa.Double, nullable=False),
             sa.Column("ready_at", sa.Double, nullable=False),
             sa.Column("acquired", sa.Integer, nullable=False),
             sa.Column("returned", sa.Integer, nullable=False),
-            sa.Column("lease", sa.String(64)),
-            sa.Column("payload", sa.Text, nullable=False),
+            sa.Column("lease", _name(64)),
+            sa.Column("payload", _PAYLOAD, nullable=False),
             # An id is never given twice: a late acknowledgement must not hit another message.
             sqlite_autoincrement=True,
+            # Every row is dead soon; what is dead is in the way of whoever asks for the next.
+            postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_threshold": "1000"},
+            **_INNODB,
         )
         columns = self.messages.c
         sa.Index(f"{prefix}messages_next", columns.queue, columns.priority, columns.visible_at, columns.id)
         self.queues = sa.Table(
             f"{prefix}queues",
             self.metadata,
-            sa.Column("name", sa.String(255), primary_key=True),
+            sa.Column("name", _name(255), primary_key=True),
             sa.Column("expires_after", sa.Double),
             sa.Column("expires_at", sa.Double, index=True),
+            **_INNODB,
         )
         self.bindings = sa.Table(
             f"{prefix}bindings",
             self.metadata,
-            sa.Column("exchange", sa.String(255), primary_key=True),
-            sa.Column("routing_key", sa.String(255), primary_key=True),
-            sa.Column("queue", sa.String(255), primary_key=True),
-            sa.Column("pattern", sa.String(1024)),
+            sa.Column("exchange", _name(255), primary_key=True),
+            sa.Column("routing_key", _name(255), primary_key=True),
+            sa.Column("queue", _name(255), primary_key=True),
+            sa.Column("pattern", _name(1024)),
+            **_INNODB,
         )
-        self.schema = sa.Table(f"{prefix}schema", self.metadata, sa.Column("version", sa.Integer, primary_key=True))
+        self.schema = sa.Table(
+            f"{prefix}schema",
+            self.metadata,
+            sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+            **_INNODB,
+        )

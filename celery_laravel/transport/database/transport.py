@@ -74,8 +74,8 @@ class Transport(virtual.Transport):
         super().__init__(client, **kwargs)
         self.url = _url_of(client)
         self.options: BrokerOptions = read_options(self.url, client.transport_options)
-        dialect_for(self.options)  # refuses what it cannot serve before anything is opened
-        self.polling_interval = self.options.polling_interval
+        dialect = dialect_for(self.options)  # refuses what it cannot serve before anything is opened
+        self.polling_interval = self.options.polling_interval or dialect.polling_interval
         self._is_open = False
         self._keeper: LeaseKeeper | None = None
         self._loop: Any = None
@@ -179,6 +179,8 @@ class Transport(virtual.Transport):
             self._timer_entry = self._loop.call_repeatedly(self.polling_interval, _wake)
             self._waker = Waker(self._loop)
             self.database.listeners.append(self._waker.wake)
+            self.database.consumed.append(self._consumed)
+            self.database.listen()
 
     def wake(self) -> None:
         """End the loop's sleep, if it is another thread's and sleeps."""
@@ -192,11 +194,15 @@ class Transport(virtual.Transport):
             self._loop = None
         if self._waker is not None:
             self.database.listeners.remove(self._waker.wake)
+            self.database.consumed.remove(self._consumed)
             self._waker.close()
             self._waker = None
         if self._timer_entry is not None:
             self._timer_entry.cancel()
             self._timer_entry = None
+
+    def _consumed(self) -> set[str]:
+        return {queue for channel in list(self.channels) for queue in channel.active_queues}
 
     def _on_tick(self) -> None:
         now = time.monotonic()

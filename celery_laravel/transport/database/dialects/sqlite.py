@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,22 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from celery_laravel import clock
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.transport.database.dialects.selection import next_messages
+from celery_laravel.transport.database.dialects.selection import in_one_statement, leased, next_messages, returned
 from celery_laravel.transport.database.errors import BrokerUnavailableError, BrokerUnusableError
-from celery_laravel.transport.database.tables import SCHEMA_VERSION
+from celery_laravel.transport.database.schema import check_version, upgrade
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Executable
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection
     from sqlalchemy.dialects.sqlite import Insert
     from sqlalchemy.engine import URL
 
+    from celery_laravel.transport.database.dialects.selection import Fetch
     from celery_laravel.transport.database.errors import DatabaseBrokerError
+    from celery_laravel.transport.database.notices import Notices
     from celery_laravel.transport.database.options import BrokerOptions
     from celery_laravel.transport.database.tables import Tables
 
@@ -35,6 +41,16 @@ class SQLiteDialect:
 
     # Taking the write lock at once: a transaction that reads first cannot wait for it, only fail.
     begin = "BEGIN IMMEDIATE"
+    polling_interval = 0.04
+    makes_its_tables = True
+    reports_changes = True
+    has_notices = False
+    # The machine's clock, which all users of a file have in common; read when the statement is run.
+    now: sa.ColumnElement[float] = sa.bindparam(
+        "now",
+        callable_=lambda: clock.now(),  # noqa: PLW0108 - looked up each time, so that tests can move it
+        type_=sa.Double,
+    )
 
     def __init__(self, options: BrokerOptions, url: URL) -> None:
         if url.database in {None, "", ":memory:"} or "mode" in url.query or str(url.database).startswith("file:"):
@@ -57,18 +73,7 @@ class SQLiteDialect:
 
     def connect(self, tables: Tables) -> Connection:
         """Open the file, in WAL mode; folders are not created, tables are."""
-        self._check_folder()
-        engine = sa.create_engine(
-            self._url,
-            isolation_level="AUTOCOMMIT",
-            poolclass=NullPool,
-            # One connection serves all threads of the process, one at a time (see `connection`).
-            connect_args={"check_same_thread": False, "timeout": self.options.busy_timeout},
-        )
-        try:
-            connection = engine.connect()
-        except DBAPIError as error:
-            raise self.explain(error) from error
+        connection = self.open_for_migration()
         try:
             self._set_up(connection, tables)
             status = self.path.stat()
@@ -80,6 +85,19 @@ class SQLiteDialect:
             raise
         self._file = (status.st_dev, status.st_ino)
         return connection
+
+    def _open(self) -> Connection:
+        engine = sa.create_engine(
+            self._url,
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,
+            # One connection serves all threads of the process, one at a time (see `connection`).
+            connect_args={"check_same_thread": False, "timeout": self.options.busy_timeout},
+        )
+        try:
+            return engine.connect()
+        except DBAPIError as error:
+            raise self.explain(error) from error
 
     def check(self, connection: Connection) -> None:
         """Notice a file that was removed or replaced: SQLite would go on writing to the old one."""
@@ -102,24 +120,47 @@ class SQLiteDialect:
         """SQLite's own counter of other connections' commits, read from shared memory."""
         return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
 
-    def reserve(self, tables: Tables) -> Executable:
+    def is_stale(self, connection: Connection) -> bool:
+        """Never: there is no server that could close it."""
+        return False
+
+    def reserving(self, tables: Tables) -> Fetch:
         """As the contract says; an ``UPDATE … RETURNING`` holds the write lock from its first step."""
         messages = tables.messages
-        return (
-            messages.update()
-            .where(messages.c.id.in_(next_messages(tables)))
-            .values(
-                visible_at=sa.bindparam("until"),
-                lease=sa.bindparam("lease_token"),
-                acquired=messages.c.acquired + 1,
-            )
-            .returning(*_returned(tables))
+        chosen = messages.c.id.in_(next_messages(tables, self.now))
+        return in_one_statement(
+            messages.update().where(chosen).values(leased(tables, self.now)).returning(*returned(tables))
         )
 
-    def take(self, tables: Tables) -> Executable:
+    def taking(self, tables: Tables) -> Fetch:
         """As the contract says."""
         messages = tables.messages
-        return messages.delete().where(messages.c.id.in_(next_messages(tables))).returning(*_returned(tables))
+        chosen = messages.c.id.in_(next_messages(tables, self.now))
+        return in_one_statement(messages.delete().where(chosen).returning(*returned(tables)))
+
+    def notify(self, connection: Connection, tables: Tables, queues: Sequence[str]) -> None:
+        """Not here: `version` tells of changes."""
+        raise NotImplementedError
+
+    def listen(self, tables: Tables) -> Notices:
+        """Not here: `version` tells of changes."""
+        raise NotImplementedError
+
+    def open_for_migration(self) -> Connection:
+        """As the contract says."""
+        self._check_folder()
+        return self._open()
+
+    @contextmanager
+    def migrating(self, connection: Connection, tables: Tables) -> Iterator[None]:
+        """As the contract says: one writer at a time is what SQLite has."""
+        connection.exec_driver_sql(self.begin)
+        try:
+            yield
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
 
     def insert_or_update(self, table: str, tables: Tables, changes: tuple[str, ...]) -> Insert:
         """As the contract says, with SQLite's upsert."""
@@ -172,30 +213,12 @@ class SQLiteDialect:
                 time.sleep(_RETRY_INTERVAL)
                 continue
             break
+        shown = str(self.path)
         if not sa.inspect(connection).has_table(tables.schema.name):
-            self._create(connection, tables)
-        version = connection.execute(sa.select(sa.func.max(tables.schema.c.version))).scalar()
-        if version != SCHEMA_VERSION:
-            raise BrokerUnusableError(
-                f"The broker's tables in {self.path} are of version {version}, this library knows {SCHEMA_VERSION}. "
-                "Use one version of celery-laravel for all processes of this broker"
-            )
-
-    def _create(self, connection: Connection, tables: Tables) -> None:
-        connection.exec_driver_sql(self.begin)
-        try:
-            tables.metadata.create_all(connection)
-            if connection.execute(sa.select(tables.schema.c.version)).first() is None:
-                connection.execute(tables.schema.insert(), {"version": SCHEMA_VERSION})
-            connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
-            raise
-
-
-def _returned(tables: Tables) -> tuple[sa.Column[object], ...]:
-    columns = tables.messages.c
-    return columns.id, columns.priority, columns.ready_at, columns.acquired, columns.returned, columns.payload
+            with self.migrating(connection, tables):
+                upgrade(connection, tables, shown)
+        newest = "Use one version of celery-laravel for all processes of this broker"
+        check_version(connection, tables, shown, remedy=newest)
 
 
 # What SQLite says, whether trying again can help, and what to do.
