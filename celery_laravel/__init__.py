@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
     )
     from celery_laravel.job import Job, current_job
+    from celery_laravel.message.unique_options import ShouldBeUnique, ShouldBeUniqueUntilProcessing
     from celery_laravel.middleware import (
         CurrentJob,
         FailOnException,
@@ -65,6 +66,9 @@ __all__ = [  # noqa: RUF022  grouped by what they are for
     "Job",
     "embedded",
     "install",
+    # what a job's class may declare
+    "ShouldBeUnique",
+    "ShouldBeUniqueUntilProcessing",
     # while a job runs
     "CurrentJob",
     "FailOnException",
@@ -117,6 +121,8 @@ _HOMES = {
     "RateLimited": "middleware",
     "RateLimiter": "middleware",
     "Release": "middleware",
+    "ShouldBeUnique": "message.unique_options",
+    "ShouldBeUniqueUntilProcessing": "message.unique_options",
     "Skip": "middleware",
     "SkipIfBatchCancelled": "middleware",
     "ThrottlesExceptions": "middleware",

@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from celery import Task
 from celery._state import _task_stack, get_current_task
 from celery.app.task import Context
-from celery.signals import task_postrun
+from celery.signals import task_postrun, task_unknown
 from celery.states import FAILURE
 from celery.utils import uuid
 
 from celery_laravel import events
+from celery_laravel.attempt import unique
 from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
 from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
+from celery_laravel.dispatch.by_name import check_sending_by_name
 from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher, refuse_what_is_not_there
 from celery_laravel.errors import ManuallyFailedError
 from celery_laravel.message.arguments import register_exceptions
+from celery_laravel.message.durations import is_seconds
 from celery_laravel.message.header import has_header, is_callback, read_header
-from celery_laravel.message.options import JobOptions, is_seconds, read_options
+from celery_laravel.message.options import JobOptions, read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.runtime import Runtime, runtime_of
 from celery_laravel.settings import settings_of
+from celery_laravel.stores.factory import store_of
+from celery_laravel.worker.admission import newest_arguments
 from celery_laravel.worker.conclusion import unstarted
 
 if TYPE_CHECKING:
@@ -83,8 +88,10 @@ class Job(Task):
             cls._declares_nothing = cls.job_options.is_plain
             cls.may_hold_locks = not cls._declares_nothing
             cls.declares_acks_late = cls.acks_late is not None
-            if cls.job_options.limits_attempts:
+            if cls.job_options.outlives_worker:
                 _acknowledge_late(cls)
+            if cls.job_options.is_checked_at_dispatch:
+                check_sending_by_name(app)
             _wrap_users_call(cls)
         _prepare_process()
         if app.finalized:
@@ -106,9 +113,14 @@ class Job(Task):
     ) -> Any:
         """Dispatch the job, as Celery's ``apply_async`` does, with what its options ask to be added to the message.
 
+        A dispatch that uniqueness suppresses sends nothing and returns the
+        result of the job that holds the lock, with ``.suppressed`` true.
+        ``unique_for`` overrides the option of that name.
+
         Raises:
-            ConfigurationError: A keyword asks for a feature that this version
-                does not have.
+            ConfigurationError: A keyword asks for what is not to be had.
+            StoreUnavailableError: The job is unique or debounced, and the store
+                did not answer. Nothing was sent.
         """
         refuse_what_is_not_there(self, options)
 
@@ -120,7 +132,7 @@ class Job(Task):
                 args, kwargs, producer=producer, link=link, link_error=link_error, shadow=shadow, **options
             )
 
-        return dispatch(self, publish, args, kwargs, task_id, options)
+        return dispatch(self, publish, args, kwargs, task_id, link, options)
 
     def delay_if(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
         """Dispatch the job if a condition holds: a value, or a callable without arguments. None when it does not."""
@@ -260,6 +272,7 @@ class Job(Task):
         if running is not None:
             if running.header.batch_id is not None:
                 hand_over(self._runtime.store, running, sig)
+            self._runtime.settlement.free_unique_lock(self, running)  # the other job, of the same id, has its own
             self._runtime.settlement.forgotten(running)
         return super().on_replace(sig)
 
@@ -273,17 +286,22 @@ class Job(Task):
         """Free the locks that were held under a token, its process being gone."""
         self._runtime.store.locks.release_all(owner)
 
+    def free_unique_lock_of(self, request: Any) -> None:
+        """Free the lock of a unique job that has been revoked or has expired."""
+        unique.free(self, unstarted(self, request))
+
     def settle_without_child(self, request: Any, error: Exception | None) -> None:
         """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""
         runtime = self._runtime
         if self._is_plain(request, runtime):
             return
         running = unstarted(self, request)
-        running.is_durable = bool(self.acks_late and self.job_options.limits_attempts)
+        running.is_durable = bool(self.acks_late and self.job_options.outlives_worker)
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.push_request(**vars(request))
         try:
             self.request_stack.top.__dict__[RUNNING] = running
+            args, kwargs = newest_arguments(self, self.request_stack.top, running, args, kwargs)
             if error is None:
                 runtime.settlement.succeeded(self, running, args, kwargs)
             else:
@@ -397,8 +415,20 @@ def _holds(condition: Any) -> bool:
 def _prepare_process() -> None:
     """What every process that has jobs needs once: the settling after Celery's own ending, and JSON's decoders."""
     task_postrun.connect(_settle_after_trace, dispatch_uid="celery_laravel.settlement", weak=False)
+    task_unknown.connect(_free_lock_of_unknown, dispatch_uid="celery_laravel.unknown", weak=False)
     register_exceptions()
     register_batches()
+
+
+def _free_lock_of_unknown(sender: Any = None, message: Any = None, id: str | None = None, **_: Any) -> None:  # noqa: A002
+    """Free the unique lock of a job that is dropped because this worker does not have its task."""
+    headers = getattr(message, "headers", None)
+    if id is None or not has_header(headers):
+        return
+    key = read_header(headers).unique
+    if key is not None:
+        keys = [key, unique.running_key(key), unique.arguments_key(id)]
+        store_of(sender.app).locks.release(keys, owner=id)
 
 
 def _settle_after_trace(sender: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel import clock
 from celery_laravel.attempt.retry_policy import to_timestamp
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.message.options import is_seconds
+from celery_laravel.message.durations import is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -31,6 +31,11 @@ class Limits:
     deadline: float | None = None
     fail_on_timeout: bool = False
 
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing says how often the job may be tried."""
+        return self.tries is None and self.max_exceptions is None and self.deadline is None
+
 
 @dataclass(frozen=True)
 class Counts:

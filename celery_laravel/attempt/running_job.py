@@ -35,7 +35,8 @@ class RunningJob:
     start; ``locks`` are the keys of those that are freed when the attempt ends.
     ``slots`` are the starts that limiters keep for the job, as in its header.
     ``is_handed_on``: the job has dispatched itself under its own id, so its
-    unique lock is the next one's; ``lease`` is the unique lock that it still has
+    unique lock is the next one's; ``is_unlocked``: that lock has been freed;
+    ``lease`` is the unique lock that it still has
     to take before it may run.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
@@ -58,6 +59,7 @@ class RunningJob:
     locks: list[str] = field(default_factory=list)
     slots: dict[str, Sequence[str]] = field(default_factory=dict)
     is_handed_on: bool = False
+    is_unlocked: bool = False
     lease: LockRequest | None = None
 
     def __post_init__(self) -> None:

@@ -9,6 +9,9 @@ from celery.utils import uuid
 
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
+from celery_laravel.attempt.unique import hold_while_queued
+from celery_laravel.dispatch import debounce, unique
+from celery_laravel.dispatch.suppressed import suppress
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.header import read_header, with_header
 
@@ -18,15 +21,18 @@ if TYPE_CHECKING:
     from celery_laravel.message.header import Header
 
 
-_NOT_YET = frozenset({"after_commit", "connection_name", "unique_for"})
+_NOT_YET = frozenset({"after_commit", "connection_name"})
 
 
 def refuse_what_is_not_there(task: Any, options: dict[str, Any]) -> None:
-    """Refuse keywords of ``apply_async`` that ask for a feature of later versions; Celery would ignore them.
+    """Refuse keywords of ``apply_async`` that ask for what is not to be had; Celery would ignore them.
 
     Raises:
-        ConfigurationError: One of them has a value that asks for the feature.
+        ConfigurationError: One of them has a value that asks for a feature of
+            later versions, or ``unique_for`` is given for a task that is not
+            unique.
     """
+    unique.check_unique_for(task, options.get("unique_for"))
     for name in _NOT_YET.intersection(options):
         if options[name] is not None and options[name] is not False:
             msg = (
@@ -40,6 +46,8 @@ def needs_dispatcher(task: Any, options: dict[str, Any]) -> bool:
     """Whether a dispatch has anything to add or to announce; a plain task's has not, and goes out untouched."""
     return bool(
         task.job_options.retry_until is not None
+        or task.job_options.is_checked_at_dispatch
+        or "unique_for" in options
         or events.job_queueing.receivers
         or events.job_queued.receivers
         or ("serializer" in options and task.job_options.limits_attempts)
@@ -52,24 +60,60 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
     args: Any,
     kwargs: Any,
     task_id: str | None,
+    link: Any,
     options: dict[str, Any],
 ) -> Any:
-    """Add what the first message of a job must say, publish it, and announce it.
+    """Add what the first message of a job must say, publish it, and announce it; or send nothing, as it is suppressed.
 
-    A message that only puts a job back (its turn is not the first) is published
-    as it is. When publishing fails, its exception is raised and nothing has
-    been announced as queued.
+    A message that only puts a job back is published as it is, once its unique
+    lock is sure to last until it comes. When publishing fails, its exception is
+    raised, the lock is free again, and nothing has been announced as queued.
     """
+    unique_for = options.pop("unique_for", None)
     header = read_header(options.get("headers"))
-    if header.turn:
+    if header.was_dispatched:
+        if header.turn and not header.waits and task_id is not None:
+            hold_while_queued(task, header, task_id)
         return publish(task_id=task_id, **options)
-    header = _complete(task, header, args or (), kwargs or {}, options)
+    args, kwargs = args or (), kwargs or {}
+    is_awaited, task_id = task_id is not None, task_id or uuid()
+    if not unique.is_checked(task, header):
+        return _send(task, publish, header, args, kwargs, task_id, options)
+    lock = unique.lock_of(task, task_id, args, kwargs, options, unique_for)
+    holder_id = lock.take()
+    if holder_id is not None:
+        return suppress(task, task_id, holder_id, args, kwargs, options, link, is_awaited=is_awaited)
+    try:
+        result = _send(task, publish, lock.written_into(header), args, kwargs, task_id, options)
+    except Exception:
+        lock.give_up()
+        raise
+    lock.confirm()
+    result.suppressed = False
+    return result
+
+
+def _send(  # noqa: PLR0917  the parts of one dispatch
+    task: Any,
+    publish: Callable[..., Any],
+    header: Header,
+    args: Any,
+    kwargs: Any,
+    task_id: str,
+    options: dict[str, Any],
+) -> Any:
+    place = None
+    if debounce.is_debounced(task, header):
+        place = debounce.reserve(task, task_id, args, kwargs, options)
+        header = place.written_into(header)
+    header = _complete(task, header, args, kwargs, options)
     if not header.is_empty:
         options["headers"] = with_header(options.get("headers"), header)
-    task_id = task_id or uuid()
-    details = {"task_id": task_id, "args": args or (), "kwargs": kwargs or {}, "queue": options.get("queue")}
+    details = {"task_id": task_id, "args": args, "kwargs": kwargs, "queue": options.get("queue")}
     events.send(events.job_queueing, task, **details)
     result = publish(task_id=task_id, **options)
+    if place is not None:
+        place.confirm()
     events.send(events.job_queued, task, **details)
     return result
 

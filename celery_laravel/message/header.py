@@ -66,6 +66,11 @@ class Header:
         """Whether there is nothing to say, so that the message goes without the header."""
         return self == _EMPTY
 
+    @property
+    def was_dispatched(self) -> bool:
+        """Whether the job's dispatch is over, so that this message only puts it back."""
+        return bool(self.turn) or self.unique is not None or self.debounce is not None
+
     def next_turn(
         self,
         *,

@@ -10,6 +10,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.message.durations import is_duration
+from celery_laravel.message.unique_options import UNIQUE_CHECKS, UNIQUE_OPTIONS, refuse_unique_contradictions
 
 if TYPE_CHECKING:
     from celery import Task
@@ -26,15 +28,10 @@ OPTION_NAMES = (
     "middleware",
     "failed",
     "tags",
+    *UNIQUE_OPTIONS,
 )
 
 NOT_YET = (
-    "unique",
-    "unique_for",
-    "unique_id",
-    "unique_via",
-    "debounce_for",
-    "max_wait",
     "delete_when_missing_models",
     "encrypted",
     "after_commit",
@@ -63,7 +60,9 @@ class JobOptions:
     ``(task, attempt, exc) -> number``; ``retry_until`` a `timedelta`, an aware
     `datetime`, or a callable ``(task, *args, **kwargs)``; ``middleware`` a
     sequence or a callable ``(task, *args, **kwargs)``. A callable takes the task
-    first, whether it was written as a method or given to the decorator.
+    first, whether it was written as a method or given to the decorator. ``unique``
+    is True, ``until_processing`` or ``latest``; ``unique_id`` the name of an
+    argument, several of them, or a callable ``(task, *args, **kwargs)``.
     ``retries_by_celery`` tells that the task declares Celery's own retrying, so
     that a default number of tries is not for it.
     """
@@ -77,12 +76,28 @@ class JobOptions:
     middleware: Any = ()
     failed: Callable[..., Any] | None = None
     tags: Any = ()
+    unique: bool | str = False
+    unique_for: Any = None
+    unique_id: Any = None
+    unique_via: str | None = None
+    debounce_for: Any = None
+    max_wait: Any = None
     retries_by_celery: bool = False
 
     @property
     def limits_attempts(self) -> bool:
         """Whether the job counts its attempts, so that an exception may lead to another one."""
         return self.tries is not None or self.retry_until is not None or self.max_exceptions is not None
+
+    @property
+    def outlives_worker(self) -> bool:
+        """Whether a job that loses its worker is to run again: its attempts are counted, or it holds a unique lock."""
+        return self.limits_attempts or bool(self.unique)
+
+    @property
+    def is_checked_at_dispatch(self) -> bool:
+        """Whether a dispatch asks the store if this job is wanted at all, beside others of the same key."""
+        return bool(self.unique) or self.debounce_for is not None
 
     @property
     def is_plain(self) -> bool:
@@ -107,6 +122,7 @@ def read_options(task: type[Task], base: type) -> JobOptions:
     for name, value in given.items():
         _check(task, name, value)
     _refuse_contradictions(task, base, given)
+    refuse_unique_contradictions(task, given)
     return JobOptions(**given, retries_by_celery=any(_declared(task, base, name) for name in _ALL_OF_CELERYS_RETRYING))
 
 
@@ -185,24 +201,15 @@ def _refuse_contradictions(task: type[Task], base: type, given: dict[str, Any]) 
         raise ConfigurationError(msg)
 
 
-def is_seconds(value: Any) -> bool:
-    """Whether a value can be a duration in seconds: a finite number that is not negative."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_duration(value: Any) -> bool:
-    return is_seconds(value) or (isinstance(value, timedelta) and value >= timedelta(0))
-
-
 def _is_backoff(value: Any) -> bool:
-    if callable(value) or _is_duration(value):
+    if callable(value) or is_duration(value):
         return True
     return (
-        isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(_is_duration, value))
+        isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and all(map(is_duration, value))
     )
 
 
@@ -220,7 +227,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, (timedelta, datetime)) or callable(v),
         "a timedelta, an aware datetime, or a function (task, *args, **kwargs)",
     ),
-    "timeout": (lambda v: _is_duration(v) and bool(v), "a number of seconds above 0"),
+    "timeout": (lambda v: is_duration(v) and bool(v), "a number of seconds above 0"),
     "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
     "middleware": (
         _is_middleware,
@@ -233,4 +240,5 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "a sequence of strings, or a function (task, *args, **kwargs)",
     ),
+    **UNIQUE_CHECKS,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.message.options import is_seconds
+from celery_laravel.message.durations import is_seconds
 from celery_laravel.middleware.conditions import holds
 from celery_laravel.middleware.intervention import intervene
 

@@ -88,6 +88,7 @@ class NullFailedJobStore:
 
 
 _stores: WeakKeyDictionary[Celery, Store] = WeakKeyDictionary()
+_others: WeakKeyDictionary[Celery, dict[str, Store]] = WeakKeyDictionary()
 _failed: WeakKeyDictionary[Celery, FailedJobStore] = WeakKeyDictionary()
 
 
@@ -98,6 +99,16 @@ def store_of(app: Celery) -> Store:
         settings = settings_of(app)
         store = _stores.setdefault(app, open_store(settings.store, prefix=settings.prefix))
     return store
+
+
+def store_at(app: Celery, url: str) -> Store:
+    """Another store of the app's, opened the first time it is asked for; its own one where the URL is that."""
+    settings = settings_of(app)
+    if url == settings.store:
+        return store_of(app)
+    others = _others.setdefault(app, {})
+    store = others.get(url)
+    return others.setdefault(url, open_store(url, prefix=settings.prefix)) if store is None else store
 
 
 def failed_jobs_of(app: Celery) -> FailedJobStore:
@@ -123,8 +134,8 @@ def forget_stores(app: Celery) -> None:
     """Close the app's stores and open them anew when they are next used: its settings have been changed."""
     store = _stores.pop(app, None)
     _failed.pop(app, None)
-    if store is not None:
-        store.close()
+    for opened in (*([] if store is None else [store]), *_others.pop(app, {}).values()):
+        opened.close()
 
 
 def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> Exception:

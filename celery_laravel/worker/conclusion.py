@@ -55,15 +55,20 @@ def conclude(  # noqa: PLR0917  the parts of one attempt
     if isinstance(outcome, PassedOn):
         _pass_on(task, request, settlement, running, outcome.error, arguments)
         raise outcome.error
+    settlement.free_unique_lock(task, running, soon=True)  # before Celery sends what follows
     return outcome.value
 
 
 def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
-    """Let go of a copy of a message; return what to raise."""
+    """Let go of a copy of a message, or put back one whose job has to wait; return what to raise."""
     logger.info("Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
     if copy.release is not None:
         header, delay = copy.release
-        send_again(task, resend(task, request, header, countdown=delay or None), header)
+        try:
+            send_again(task, resend(task, request, header, countdown=delay or None), header)
+        except Exception as unsent:
+            logger.exception("Job %s (%s) could not be sent again; its message is returned", request.id, task.name)
+            return Reject(unsent, requeue=True)
     return Ignore(copy.reason)
 
 

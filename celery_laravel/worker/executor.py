@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel import clock, events
+from celery_laravel.attempt import unique
 from celery_laravel.attempt.deadline import deadline_of
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn
 from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, decide, may_start
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
+from celery_laravel.message.durations import is_seconds
 from celery_laravel.message.header import Header, read_header
-from celery_laravel.message.options import is_seconds
 from celery_laravel.middleware.pipeline import send_through
 from celery_laravel.stores.records import StartStatus
+from celery_laravel.worker.admission import may_run_unlocked, waiting, waiting_time
 from celery_laravel.worker.defaults import timeout_of
 
 if TYPE_CHECKING:
@@ -27,21 +29,21 @@ if TYPE_CHECKING:
 
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
-    from celery_laravel.stores.records import AttemptStart
+    from celery_laravel.stores.records import AttemptStart, LockRequest
     from celery_laravel.worker.defaults import AttemptDefaults
 
 KEEP_OPEN = timedelta(days=7)
 """How long the store remembers a job that has begun and not ended: longer than a message waits to come again."""
 
 MAX_STARTS = 3
-"""How often a batch's member that declares no limit is started when its worker is lost each time."""
+"""How often a batch's member or a unique job that declares no limit is started when its worker is lost each time."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
 
 
 @dataclass(frozen=True)
 class NotStarted:
-    """The message is a copy: of an attempt that runs, of a turn that is over, or of a job that has ended.
+    """The message is a copy, of an attempt that runs or of something that is over, or its job waits for a lock.
 
     ``release`` is the header and the delay of the message to put in its place,
     None when it is to be dropped.
@@ -123,17 +125,21 @@ class Executor:
         except Exception as error:  # a retry_until method of the user's may raise anything
             broken = broken or error
         attempt, exceptions = header.attempts + 1, header.exceptions
-        counts = (task.acks_late and task.job_options.limits_attempts) or header.callback is not None
+        counts = (task.acks_late and task.job_options.outlives_worker) or header.callback is not None
         is_suspect = not counts and _came_again(task, request, header)
         if is_suspect:
             attempt += 1  # the start that was lost, of which the store knows nothing
         is_durable = bool(counts or is_suspect) and not request.is_eager
+        lease = unique.lease_for(task, header, request.id)
         if is_durable:
-            start = self._start(request, header, attempt - 1, limits)
+            joined = lease if task.job_options.unique_via is None else None
+            start = self._start(task, request, header, attempt - 1, limits, joined)
             if isinstance(start, NotStarted):
                 return start
             attempt, exceptions = start.attempt, start.exceptions
-        if is_suspect and attempt > MAX_STARTS:
+            lease = None if lease is joined else lease
+        is_endless = limits.are_none and header.unique is not None
+        if (is_suspect and attempt > MAX_STARTS) or (is_endless and attempt - header.attempts > MAX_STARTS):
             broken = broken or MaxAttemptsExceededError(
                 f"{task.name} has lost its worker {MAX_STARTS} times, and is not started again."
             )
@@ -146,22 +152,22 @@ class Executor:
             is_durable=is_durable,
             is_sync=is_sync,
             owner=owner_of(request),
+            lease=lease,
         )
         if broken is not None:
             running.verdict.failure = broken
         return running
 
-    def _start(self, request: Any, header: Header, attempts: int, limits: Limits) -> AttemptStart | NotStarted:
-        """Write down that an attempt starts after so many, or learn that the message is a copy."""
-        start = self._store().attempts.begin(
-            request.id,
-            turn=header.turn,
-            attempts=attempts,
-            exceptions=header.exceptions,
-            owner=f"{request.hostname}/{os.getpid()}",
-            lease=timedelta(0),
-            keep=KEEP_OPEN,
-        )
+    def _start(  # noqa: PLR0917  the parts of one start
+        self, task: Any, request: Any, header: Header, attempts: int, limits: Limits, lock: LockRequest | None
+    ) -> AttemptStart | NotStarted:
+        """Write down that an attempt starts after so many, or learn why it must not."""
+        start = self._begin(request, header, attempts, lock)
+        if start.status is StartStatus.LOCKED and may_run_unlocked(task.job_options):
+            start = self._begin(request, header, attempts, None)
+        if start.status is StartStatus.LOCKED:
+            reason = f"its unique lock {'' if lock is None else lock.key} is held by {start.holder}"
+            return NotStarted(reason, (waiting(header), waiting_time(header)))
         if start.status is StartStatus.OVER:
             return NotStarted("a copy of a turn that is over")
         if start.status is StartStatus.RUNNING:
@@ -170,6 +176,18 @@ class Executor:
             following = header.next_turn(attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline)
             return NotStarted("put back before, by a worker that died", (following, start.delay))
         return start
+
+    def _begin(self, request: Any, header: Header, attempts: int, lock: LockRequest | None) -> AttemptStart:
+        return self._store().attempts.begin(
+            request.id,
+            turn=header.turn,
+            attempts=attempts,
+            exceptions=header.exceptions,
+            owner=f"{request.hostname}/{os.getpid()}",
+            lease=timedelta(0),
+            keep=KEEP_OPEN,
+            lock=lock,
+        )
 
     def limits_of(self, task: Any, request: Any, header: Header, *, is_sync: bool = False) -> Limits:
         """The limits that hold for this message: the job's own, else the worker's, else the settings'."""
@@ -204,7 +222,7 @@ class Executor:
 
 
 class _Code:
-    """The innermost step: the job's own code."""
+    """The innermost step: the job's own code. A job that is unique while it is queued stops being so here."""
 
     __slots__ = ("_args", "_kwargs", "_running")
 
@@ -213,6 +231,7 @@ class _Code:
 
     def __call__(self, task: Any) -> Any:
         self._running.code_ran = True
+        unique.begin_processing(task, self._running)
         return task.run_code(*self._args, **self._kwargs)
 
 

@@ -29,7 +29,7 @@ def owners_to_renew() -> list[str]:
     oldest = time.time() - leases.INTERVAL / 2
     active = _copy_of(state.active_requests)
     started = [request for request in active if request.time_start and request.time_start <= oldest]
-    return [owner for request in (*started, *_leaving) for owner in getattr(request, "lease_owners", ())]
+    return [owner for request in (*started, *_leaving) for owner in getattr(request, "kept_alive", ())]
 
 
 def leave(request: JobRequest) -> None:

@@ -27,13 +27,17 @@ class JobRequest(Request):
 
     lease_owners: tuple[str, ...] = ()
     """The tokens under which the job's process may hold leases, for the parent to renew."""
+    kept_alive: tuple[str, ...] = ()
+    """Those, and the job's id, which owns its unique lock; that one is freed when the job ends, not its process."""
     _goes_on = False
     _has_succeeded = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.task.may_hold_locks:
-            self.lease_owners = (write_owner(self.request_dict, self.id),)
+            self.lease_owners = self.kept_alive = (write_owner(self.request_dict, self.id),)
+            if self.task.job_options.unique:
+                self.kept_alive = (*self.lease_owners, self.id)
 
     def reject(self, requeue: bool = False) -> None:
         """Remember whether the message comes again, so that its job has not ended."""
@@ -66,12 +70,14 @@ class JobRequest(Request):
         return self._goes_on
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        """Count a batch's member that was revoked or has expired: nobody else would."""
+        """Count a batch's member that was revoked or has expired, and free a unique job's lock: nobody else would."""
         super()._announce_revoked(reason, terminated, signum, expired)
         if terminated and self.lease_owners:
             leases.leave(self)
         if self.task.is_member(self._context):
             self._settle(TaskRevokedError(reason))
+        elif self.task.job_options.unique:
+            self._free_unique_lock()
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """Keep the leases of a job whose process has been told to end, because the broker is gone, until it has."""
@@ -101,6 +107,12 @@ class JobRequest(Request):
             leases.leave(self)
         else:
             self.free_locks()
+
+    def _free_unique_lock(self) -> None:
+        try:
+            self.task.free_unique_lock_of(self._context)
+        except Exception:
+            logger.exception("The unique lock of job %s (%s), which was revoked, is kept", self.id, self.task.name)
 
     def _settle(self, error: Exception | None) -> None:
         try:

@@ -9,6 +9,7 @@ from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.errors import ConfigurationError, JobReleasedError, MaxAttemptsExceededError, StoreUnavailableError
 from celery_laravel.message.header import with_header
+from celery_laravel.worker.admission import admit
 from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted
 from celery_laravel.worker.executor import CELERYS_OWN, NotStarted
 
@@ -38,7 +39,7 @@ class Runs:
             raise drop(task, request, running)
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
-        outcome = self._run(task, running, args, kwargs)
+        outcome, args, kwargs = self._run(task, request, running, args, kwargs)
         if request.is_eager:
             running, outcome = self._eagerly(task, request, running, outcome, args, kwargs)
         return conclude(task, request, self._settlement, running, outcome, (args, kwargs))
@@ -71,7 +72,7 @@ class Runs:
         assert isinstance(running, RunningJob), "a job that runs in its caller has no copies"
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
-        outcome = self._run(task, running, args, kwargs)
+        outcome, args, kwargs = self._run(task, request, running, args, kwargs)
         if isinstance(outcome, PassedOn):
             raise outcome.error
         if isinstance(outcome, Released):
@@ -86,10 +87,17 @@ class Runs:
         self._settlement.succeeded(task, running, args, kwargs)
         return outcome.value
 
-    def _run(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> Outcome:
-        """Run an attempt, and free its locks however its code ended: by an exception that ends the process, too."""
+    def _run(self, task: Any, request: Any, running: RunningJob, args: Any, kwargs: Any) -> tuple[Outcome, Any, Any]:
+        """Run an attempt, and free its locks however its code ended: by an exception that ends the process, too.
+
+        Returns the outcome, and the arguments that the attempt ran with.
+        """
         try:
-            return self._executor.run(task, running, args, kwargs)
+            outcome, args, kwargs = admit(task, request, running, args, kwargs)
+            if outcome is None:
+                outcome = self._executor.run(task, running, args, kwargs)
+            running.outcome = outcome
+            return outcome, args, kwargs
         finally:
             self._settlement.free_locks(running)
 
@@ -108,7 +116,7 @@ class Runs:
             assert isinstance(following, RunningJob), "an eager job has no copies"
             following.is_managed = running.is_managed
             running = request.__dict__[RUNNING] = following
-            outcome = self._run(task, running, args, kwargs)
+            outcome, args, kwargs = self._run(task, request, running, args, kwargs)
         if isinstance(outcome, Released):
             endless = f"{task.name} has put itself back {_EAGER_TURNS} times in eager mode, where no time passes."
             running.outcome = outcome = Failed(MaxAttemptsExceededError(endless))

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import events
-from celery_laravel.attempt import leases
+from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, failed_jobs
@@ -53,13 +53,22 @@ class Settlement:
         next step of a chain, or the job itself when it comes back, finds them
         free. A store that fails changes no outcome: leases end by themselves.
         """
+        if running.header.unique is not None:
+            leases.let_go(running.id)
         if running.locks:
             with _isolated(running, "freeing its locks"):
                 leases.free(self._store(), running)
 
+    def free_unique_lock(self, task: Any, running: RunningJob, *, soon: bool = False) -> None:
+        """Free the unique lock of a job that has ended, so that what follows may dispatch it again. Twice is once."""
+        if running.header.unique is not None and not running.is_unlocked:
+            with _isolated(running, "freeing its unique lock"):
+                unique.free(task, running, soon=soon)
+
     def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> None:
         """Settle a job that is done: in one call of the store its batch counts it and its last turn ends."""
         running.is_settled = True
+        self.free_unique_lock(task, running, soon=True)
         self._give_up_slots(running)
         member, attempt = batch.succeeded(running), self._end(running)
         if member is not None or attempt is not None:
@@ -70,13 +79,14 @@ class Settlement:
     def failed(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any
     ) -> None:
-        """Settle a job that failed for good: its batch, its hook, its record, its signal, in that order.
+        """Settle a job that failed for good: unique lock, batch, hook, record and signal, in that order.
 
         Its turn is left open (`finished`), so that a worker that dies before
         Celery has stored the failure leaves a job that is picked up again and
         found to have used up its attempts.
         """
         running.is_settled = True
+        self.free_unique_lock(task, running)
         self._give_up_slots(running)
         member = batch.failed(running, request, error)
         if member is not None:

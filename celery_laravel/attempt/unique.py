@@ -1,0 +1,128 @@
+"""The unique lock of a job: its keys, where it is kept, and how it is freed.
+
+The lock's owner is the job's id, so that whatever carries that id (a retry, a
+release, a second delivery) is the holder, and nobody else frees it. A message
+that has a key in its header holds the lock; one that has none is not unique.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celery_laravel.attempt import leases
+from celery_laravel.message.unique_options import LATEST, UNTIL_PROCESSING
+from celery_laravel.stores.factory import store_at, store_of
+from celery_laravel.stores.records import LockRequest
+
+if TYPE_CHECKING:
+    from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.message.header import Header
+    from celery_laravel.message.options import JobOptions
+    from celery_laravel.stores.contracts import Store
+
+logger = logging.getLogger("celery_laravel.unique")
+
+KIND = "unique"
+_QUEUED = "unique:"
+_RUNNING = "unique-running:"
+_ARGUMENTS = "unique-arguments:"
+
+LONGEST_NAME = 255 - len(_RUNNING)
+"""Stores take keys of up to 255 characters."""
+
+
+def queued_key(name: str) -> str:
+    """The key of the lock that a job takes when it is dispatched, for a name of at most `LONGEST_NAME` characters."""
+    return _QUEUED + name
+
+
+def running_key(key: str) -> str:
+    """The key of the lock that a ``latest`` job takes when it starts; of such a key, itself."""
+    return key if key.startswith(_RUNNING) else _RUNNING + key.removeprefix(_QUEUED)
+
+
+def arguments_key(job_id: str) -> str:
+    """Where the newest arguments of a ``latest`` job are kept once it has started, should it crash."""
+    return _ARGUMENTS + job_id
+
+
+def store_for(task: Any) -> Store:
+    """The store that keeps a task's unique locks."""
+    url = task.job_options.unique_via
+    return store_of(task.app) if url is None else store_at(task.app, url)
+
+
+def lease_for(task: Any, header: Header, job_id: str) -> LockRequest | None:
+    """The lease that a job must have to start; None where it is not unique, or its hold has a fixed end."""
+    if header.unique is None:
+        return None
+    key = header.unique
+    if task.job_options.unique == LATEST:
+        key = running_key(key)
+    elif header.unique_for is not None:
+        return None
+    return LockRequest(key, job_id, KIND, task.name, leases.LEASE, is_lease=True)
+
+
+def hold_while_queued(task: Any, header: Header, job_id: str) -> None:
+    """Let the lock of a job that goes back to its queue last until it starts again; called before it is sent.
+
+    A lock that was lost meanwhile is not taken from its new holder. A store
+    that does not answer keeps no job from its queue: the lease then runs out,
+    and the job takes the lock again when it starts.
+    """
+    key = header.unique
+    if key is None or (header.unique_for is not None and key != running_key(key)):
+        return
+    try:
+        store_for(task).locks.acquire(LockRequest(key, job_id, KIND, task.name))
+    except Exception:
+        logger.exception("The unique lock %s of job %s is held for a minute only", key, job_id)
+
+
+def is_held_until_processing(options: JobOptions) -> bool:
+    """Whether a job's lock is freed just before its code runs."""
+    return options.unique == UNTIL_PROCESSING
+
+
+def begin_processing(task: Any, running: RunningJob) -> None:
+    """Free the lock of a job that was unique while it was queued; from here on nothing tells it from any other."""
+    if running.header.unique is None or not is_held_until_processing(running.options):
+        return
+    try:
+        free(task, running, soon=True)
+    except Exception:
+        logger.exception("The unique lock of job %s is kept until the job ends", running.id)
+        return
+    running.header = replace(running.header, unique=None, unique_for=None)
+
+
+def free(task: Any, running: RunningJob, *, soon: bool = False) -> None:
+    """Free the lock of a job that has ended, or whose code begins; a second time there is nothing to free.
+
+    With ``soon`` nobody waits for the store's answer.
+
+    Raises:
+        StoreUnavailableError: The store did not answer. A lease runs out by itself.
+    """
+    keys = keys_of(running)
+    if not keys or running.is_handed_on or running.is_unlocked:
+        return
+    locks = store_for(task).locks
+    if soon:
+        locks.release_soon(keys, owner=running.id)
+    else:
+        locks.release(keys, owner=running.id)
+    running.is_unlocked = True
+
+
+def keys_of(running: RunningJob) -> list[str]:
+    """The keys under which a job may hold something; none when it is not unique."""
+    key = running.header.unique
+    if key is None:
+        return []
+    if running.options.unique != LATEST:
+        return [key]
+    return list(dict.fromkeys([key, running_key(key), arguments_key(running.id)]))

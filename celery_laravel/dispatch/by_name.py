@@ -1,0 +1,51 @@
+"""``app.send_task`` of a job that this process knows: unique and debounced jobs are checked there too."""
+
+from __future__ import annotations
+
+import inspect
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from celery_laravel.dispatch.dispatcher import dispatch, refuse_what_is_not_there
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_checked: WeakSet[Celery] = WeakSet()
+
+
+def check_sending_by_name(app: Celery) -> None:
+    """Let ``app.send_task`` check the jobs of this process that are unique or debounced. Twice is once.
+
+    Called for apps that have such a job; those that have none keep Celery's own
+    method. A name that this process does not know cannot be checked.
+    """
+    if app in _checked:
+        return
+    _checked.add(app)
+    send = app.send_task
+    parameters = inspect.signature(send)
+
+    @wraps(send)
+    def send_task(name: str, *given: Any, **options: Any) -> Any:
+        task = None if options.get("task_type") is not None else app._tasks.get(name)  # noqa: SLF001  without finalizing
+        if task is None or not _is_checked(task):
+            return send(name, *given, **options)
+        bound = parameters.bind(name, *given, **options).arguments
+        bound.update(bound.pop("options", {}))
+        args, kwargs, task_id, link = (bound.pop(key, None) for key in ("args", "kwargs", "task_id", "link"))
+        del bound["name"]
+        refuse_what_is_not_there(task, bound)
+
+        def publish(**options: Any) -> Any:
+            return send(name, args, kwargs, link=link, **options)
+
+        return dispatch(task, publish, args, kwargs, task_id, link, bound)
+
+    app.send_task = send_task
+
+
+def _is_checked(task: Any) -> bool:
+    options = getattr(task, "job_options", None)
+    return options is not None and options.is_checked_at_dispatch

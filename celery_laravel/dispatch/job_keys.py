@@ -1,0 +1,50 @@
+"""What tells the jobs of one task apart: the part of a key that ``unique_id`` gives."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from celery_laravel.message.unique_options import argument_names
+from celery_laravel.middleware.keys import key_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
+
+
+def key_suffix(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """A colon and the text of what ``unique_id`` gives for these arguments; nothing without a ``unique_id``.
+
+    Arguments are bound to the parameters of the task's ``run``, so that equal
+    ones give equal keys whether they come by position, by name or by default.
+
+    Raises:
+        TypeError: The arguments do not fit the task, or the value is of a kind
+            whose text may differ from process to process.
+    """
+    unique_id = task.job_options.unique_id
+    if unique_id is None:
+        return ""
+    if callable(unique_id):
+        return f":{key_text(unique_id(task, *args, **kwargs))}"
+    bound = _signature_of(task).bind(*args, **kwargs)
+    bound.apply_defaults()
+    values = [_argument(bound, name) for name in argument_names(unique_id)]
+    return f":{key_text(values[0] if isinstance(unique_id, str) else values)}"
+
+
+def _argument(bound: inspect.BoundArguments, name: str) -> Any:
+    if name in bound.arguments:
+        return bound.arguments[name]
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            return bound.arguments[parameter.name].get(name)
+    return None
+
+
+def _signature_of(task: Any) -> inspect.Signature:
+    signature = _signatures.get(task)
+    return _signatures.setdefault(task, inspect.signature(task.run)) if signature is None else signature

@@ -1,0 +1,137 @@
+"""An app in memory whose clock the test moves, a worker that delivers on demand, and what the store is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.app.trace import build_tracer
+from celery.worker.request import Request
+
+from celery_laravel import clock, install, signals
+from celery_laravel.stores.factory import store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    time = Clock()
+    monkeypatch.setattr(clock, "now", time)
+    return time
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery], time: Clock) -> Celery:
+    return install(make_app())
+
+
+class Worker:
+    """Delivers the messages of an app in memory through Celery's own request and tracer, whatever their delay."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def messages(self) -> list[Any]:
+        """Take what is in the queue."""
+        with self._app.connection_for_read() as connection:
+            channel = connection.default_channel
+            return list(iter(lambda: channel.basic_get(self._app.main, no_ack=True), None))
+
+    def deliver(self, message: Any) -> Any:
+        """Run one message; what Celery's tracer returns."""
+        task = self._app.tasks[message.headers["task"]]
+        request = self.request(message)
+        args, kwargs, embed = message.payload
+        context = {**request.request_dict, **embed, "hostname": "here", "is_eager": False}
+        return build_tracer(task.name, task, app=self._app)(request.id, args, kwargs, context)
+
+    def request(self, message: Any) -> Any:
+        task = self._app.tasks[message.headers["task"]]
+        cls = getattr(task, "Request", Request)
+        if isinstance(cls, str):
+            from celery.utils.imports import symbol_by_name
+
+            cls = symbol_by_name(cls)
+        return cls(message, app=self._app, task=task, hostname="here", eventer=None, connection_errors=())
+
+    def work(self) -> int:
+        """Deliver what is in the queue now, in order, and not what that puts there; return how many there were."""
+        messages = self.messages()
+        for message in messages:
+            self.deliver(message)
+        return len(messages)
+
+    def work_until_idle(self) -> None:
+        for _ in range(50):
+            if not self.work():
+                return
+        pytest.fail("there is no end to the messages")
+
+
+@pytest.fixture
+def worker(app: Celery) -> Worker:
+    return Worker(app)
+
+
+@pytest.fixture
+def locks(app: Celery) -> Callable[[], dict[str, str]]:
+    """What is held: owners by key."""
+    return lambda: {record.key: record.owner for record in store_of(app).locks.all()}
+
+
+@pytest.fixture
+def calls(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the app's store is asked about attempts, locks and debounced jobs, in order."""
+    calls: list[str] = []
+    depth: list[str] = []
+    store: Any = store_of(app)
+    names = {
+        "attempts": ("begin", "end", "forget"),
+        "locks": ("acquire", "confirm", "release", "release_soon", "set_aside", "renew", "find"),
+        "debounces": ("reserve", "confirm", "start"),
+    }
+
+    def count(part: Any, name: str, shown: str) -> None:
+        method = getattr(part, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            if not depth:  # what the store does within one of its steps is no call
+                calls.append(shown)
+            depth.append(shown)
+            try:
+                return method(*args, **options)
+            finally:
+                depth.pop()
+
+        monkeypatch.setattr(part, name, call)
+
+    for part, methods in names.items():
+        for name in methods:
+            count(getattr(store, part), name, f"{part}.{name}")
+    count(store, "settle", "settle")
+    return calls
+
+
+@pytest.fixture
+def skipped() -> Iterator[list[tuple[str, str]]]:
+    """The ids of suppressed dispatches, each with its holder's."""
+    skipped: list[tuple[str, str]] = []
+
+    def note(task_id: str, holder_id: str, **_: Any) -> None:
+        skipped.append((task_id, holder_id))
+
+    signals.unique_job_skipped.connect(note)
+    yield skipped
+    signals.unique_job_skipped.disconnect(note)
