@@ -13,7 +13,6 @@ from celery import Celery, current_app
 
 from celery_laravel import ConfigurationError, LimitTimeoutError, funnel, throttle
 from celery_laravel.errors import StoreUnavailableError
-from celery_laravel.middleware.limits import waiting
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ def places(app: Celery, key: str) -> list[Any]:
 @both
 def test_so_many_passages_in_so_much_time(app: Celery, time: Clock, go_through: Callable[[Any], None]) -> None:
     block = throttle("geocoder", app).allow(2).every(60)
-    go_through(block), go_through(block)
+    go_through(block)
+    go_through(block)
     with pytest.raises(LimitTimeoutError, match=r"throttle\('geocoder'\) has no room: 2 in 60 s") as caught:
         go_through(block)
     assert caught.value.available_in == pytest.approx(60)
@@ -87,7 +87,8 @@ def test_who_may_wait_gets_a_passage_of_its_own(
     app: Celery, calls: Calls, waits: list[float], go_through: Callable[[Any], None]
 ) -> None:
     block = throttle("geocoder", app).allow(1).every(10).block(30)
-    go_through(block), go_through(block)
+    go_through(block)
+    go_through(block)
     assert waits == [pytest.approx(10, abs=0.1)]
     assert calls == ["take", "take", "take"]
 
@@ -122,7 +123,7 @@ def test_an_interrupted_wait_gives_up_its_passage(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(waiting.time, "sleep", interrupt)
+    monkeypatch.setattr("celery_laravel.middleware.limits.waiting.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         enter(block)
     time.now += 10
@@ -211,7 +212,8 @@ def test_they_speak_of_celerys_current_app(app: Celery) -> None:
 @both
 def test_a_place_is_taken_for_the_block_and_free_afterwards(app: Celery, go_through: Callable[[Any], None]) -> None:
     block = funnel("reports", app).limit(1)
-    go_through(block), go_through(block)
+    go_through(block)
+    go_through(block)
     with funnel("reports", app).limit(1), pytest.raises(LimitTimeoutError, match=r"no free place of 1\.") as caught:
         go_through(block)
     assert caught.value.available_in == pytest.approx(60)
