@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, event, text, update
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd, MemberState, NewBatch
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
-from celery_laravel.testing.processes import wait_until
+from tests.stores.open_transactions import both_held_open
 from tests.stores.sql import on_server
 
 HOUR = timedelta(hours=1)
@@ -33,14 +33,6 @@ def in_steps(store: SQLAlchemyStore, connection: Connection, end: MemberEnd) -> 
 
 def in_one(store: SQLAlchemyStore, connection: Connection, end: MemberEnd) -> BatchChange | None:
     return store._settle_in_one.within(connection, end, None)
-
-
-WAITING = {
-    "postgresql": (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    ),
-    "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-}
 
 
 @pytest.fixture
@@ -88,34 +80,9 @@ def success(batch_id: str, index: int) -> MemberEnd:
     return MemberEnd(batch_id, index, f"job-{index}", MemberState.SUCCEEDED)
 
 
-def both_held_open(store: SQLAlchemyStore, first: Way, second: Way, ends: list[MemberEnd]) -> list[BatchChange | None]:
+def both_end(store: SQLAlchemyStore, first: Way, second: Way, ends: list[MemberEnd]) -> list[BatchChange | None]:
     """End a member, and another in a second transaction that has to wait for the first one's commit."""
-    database = store._database
-
-    def hold(connection: Connection, way: Way, end: MemberEnd) -> BatchChange | None:
-        if database.dialect.begin is not None:
-            connection.exec_driver_sql(database.dialect.begin)
-        return way(store, connection, end)
-
-    def wait_and_commit() -> BatchChange | None:
-        with database._engine().connect() as connection:
-            change = hold(connection, second, ends[1])
-            connection.commit()
-            return change
-
-    with ThreadPoolExecutor(1) as pool, database._engine().connect() as connection:
-        change = hold(connection, first, ends[0])
-        later: Future[BatchChange | None] = pool.submit(wait_and_commit)
-        wait_until(lambda: is_waiting(store), 10, interval=0.2)  # asked more often, MariaDB repeats what it said
-        assert not later.done()
-        connection.commit()
-        return [change, later.result(10)]
-
-
-def is_waiting(store: SQLAlchemyStore) -> bool:
-    query = text(WAITING[store._database.dialect.name])
-    with store._database._engine().connect() as connection:
-        return bool(connection.execute(query).scalar_one())
+    return [*both_held_open(store, lambda c: first(store, c, ends[0]), lambda c: second(store, c, ends[1]))]
 
 
 def assert_one_finished(store: SQLAlchemyStore, batch_id: str, changes: list[BatchChange | None]) -> None:
@@ -138,14 +105,14 @@ def test_of_two_open_transactions_that_end_the_last_members_one_finishes(
     postgresql: SQLAlchemyStore, first: Way, second: Way
 ):
     batch_id = batch_of(postgresql, 2)
-    changes = both_held_open(postgresql, first, second, [success(batch_id, 0), success(batch_id, 1)])
+    changes = both_end(postgresql, first, second, [success(batch_id, 0), success(batch_id, 1)])
     assert_one_finished(postgresql, batch_id, changes)
 
 
 @pytest.mark.mariadb
 def test_of_two_open_transactions_that_end_the_last_members_one_finishes_on_mariadb(mariadb: SQLAlchemyStore):
     batch_id = batch_of(mariadb, 2)
-    changes = both_held_open(mariadb, in_steps, in_steps, [success(batch_id, 0), success(batch_id, 1)])
+    changes = both_end(mariadb, in_steps, in_steps, [success(batch_id, 0), success(batch_id, 1)])
     assert_one_finished(mariadb, batch_id, changes)
 
 
@@ -155,7 +122,7 @@ def test_the_same_member_ended_in_one_statement_by_two_open_transactions_counts_
     postgresql: SQLAlchemyStore, first: Way
 ):
     batch_id = batch_of(postgresql, 2)
-    change, copy = both_held_open(postgresql, first, in_one, [success(batch_id, 0), success(batch_id, 0)])
+    change, copy = both_end(postgresql, first, in_one, [success(batch_id, 0), success(batch_id, 0)])
     assert change is not None
     assert change.changed
     assert copy is None
@@ -166,7 +133,7 @@ def test_the_same_member_ended_in_one_statement_by_two_open_transactions_counts_
 
 def test_the_same_member_ended_by_two_open_transactions_counts_once(server: SQLAlchemyStore):
     batch_id = batch_of(server, 2)
-    change, copy = both_held_open(server, in_steps, in_steps, [success(batch_id, 0), success(batch_id, 0)])
+    change, copy = both_end(server, in_steps, in_steps, [success(batch_id, 0), success(batch_id, 0)])
     assert change is not None
     assert copy is not None
     assert (change.changed, copy.changed, copy.batch.pending_jobs) == (True, False, 1)
@@ -177,7 +144,7 @@ def test_a_failure_that_another_transaction_waited_for_is_told_with_its_id(postg
     """The second way looks away from a batch that has failures by the time it holds the row."""
     batch_id = batch_of(postgresql, 2)
     failure = MemberEnd(batch_id, 0, "job-0", MemberState.FAILED)
-    _, unsettled = both_held_open(postgresql, in_steps, in_one, [failure, success(batch_id, 1)])
+    _, unsettled = both_end(postgresql, in_steps, in_one, [failure, success(batch_id, 1)])
     assert unsettled is None
     change = postgresql.batches.end_member(success(batch_id, 1))
     assert change is not None
@@ -190,7 +157,7 @@ def test_a_batch_that_is_deleted_meanwhile_is_not_counted(server: SQLAlchemyStor
     def delete(store: SQLAlchemyStore, connection: Connection, end: MemberEnd) -> None:
         store.batches._remove(connection, store.batches._batches.c.id == end.batch_id)
 
-    changes = both_held_open(server, delete, in_steps, [success(batch_id, 0), success(batch_id, 1)])
+    changes = both_end(server, delete, in_steps, [success(batch_id, 0), success(batch_id, 1)])
     assert changes == [None, None]
     with server._database._engine().connect() as connection:
         members = server._database.tables.members

@@ -76,21 +76,21 @@ class SQLAttemptStore:
         return self._database.single(lambda connection: self._refused(connection, parameters))
 
     def _start_locked(self, parameters: Parameters, lock: LockRequest) -> AttemptStart | None:
-        """`_start` with a lock: in one transaction, which takes the lock's row first and the job's second."""
+        """`_start` with a lock, in one transaction."""
+        return self._database.transaction(lambda connection: self._take_and_start(connection, parameters, lock))
 
-        def work(connection: Connection) -> AttemptStart | None:
-            answer = self._locks.acquire_within(connection, lock)
-            if answer.acquired:
-                attempt = self._begin(connection, parameters)
-                if attempt is not None:
-                    return AttemptStart(StartStatus.STARTED, attempt, parameters["given_exceptions"])
-            refusal = self._refused(connection, parameters)
-            if refusal is None and not answer.acquired:
-                return AttemptStart(StartStatus.LOCKED, delay=answer.expires_in or 0.0, holder=answer.owner)
-            connection.rollback()  # an attempt that does not start for a reason of its own leaves the lock alone
-            return refusal
-
-        return self._database.transaction(work)
+    def _take_and_start(self, connection: Connection, parameters: Parameters, lock: LockRequest) -> AttemptStart | None:
+        """The lock's row first, the job's second: always in this order, so that no two wait for each other."""
+        answer = self._locks.acquire_within(connection, lock)
+        if answer.acquired:
+            attempt = self._begin(connection, parameters)
+            if attempt is not None:
+                return AttemptStart(StartStatus.STARTED, attempt, parameters["given_exceptions"])
+        refusal = self._refused(connection, parameters)
+        if refusal is None and not answer.acquired:
+            return AttemptStart(StartStatus.LOCKED, delay=answer.expires_in or 0.0, holder=answer.owner)
+        connection.rollback()  # an attempt that does not start for a reason of its own leaves the lock alone
+        return refusal
 
     def _refused(self, connection: Connection, parameters: Parameters) -> AttemptStart | None:
         """Why the attempt may not start; None when it may by now."""

@@ -31,24 +31,28 @@ class SQLDebounceStore:
         self._pruning = Pruning(database, ExpiredRows(database, self._table.c.key))
 
     def reserve(self, key: str, *, wait: timedelta, max_wait: timedelta | None, keep: timedelta) -> Place:
-        longest = FOR_EVER if max_wait is None else lasting(max_wait)
-        parameters = giving(key=key, keep=lasting(keep))
-
-        def work(connection: Connection) -> Place:
-            last = connection.execute(self._last, parameters).first()
-            period = 1
-            if last is not None:
-                is_over = bool(last.started) or last.now >= last.opened + longest
-                period = last.period + is_over
-            row = self._reserve(connection, parameters | giving(period=period))
-            assert row is not None, "there is no condition"
-            now = row.expires - lasting(keep)
-            delay = min(lasting(wait), row.opened + longest - now)
-            return Place(period, row.reserved, max(0, delay) / _SECOND)
-
-        place = self._database.transaction(work)
+        place = self._database.transaction(
+            lambda connection: self.reserve_within(connection, key, wait=wait, max_wait=max_wait, keep=keep)
+        )
         self._pruning.now_and_then()
         return place
+
+    def reserve_within(
+        self, connection: Connection, key: str, *, wait: timedelta, max_wait: timedelta | None, keep: timedelta
+    ) -> Place:
+        """`reserve`, as part of a transaction."""
+        longest = FOR_EVER if max_wait is None else lasting(max_wait)
+        parameters = giving(key=key, keep=lasting(keep))
+        last = connection.execute(self._last, parameters).first()
+        period = 1
+        if last is not None:
+            is_over = bool(last.started) or last.now >= last.opened + longest
+            period = last.period + is_over
+        row = self._reserve(connection, parameters | giving(period=period))
+        assert row is not None, "there is no condition"
+        now = row.expires - lasting(keep)
+        delay = min(lasting(wait), row.opened + longest - now)
+        return Place(period, row.reserved, max(0, delay) / _SECOND)
 
     def confirm(self, key: str, place: Place, *, job_id: str, keep: timedelta) -> None:
         parameters = giving(key=key, period=place.period, number=place.number, job_id=job_id, keep=lasting(keep))

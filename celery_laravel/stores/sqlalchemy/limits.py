@@ -37,23 +37,23 @@ class SQLLimitStore:
         self._pruning = Pruning(database, ExpiredGrids(database, self._rows))
 
     def take(self, name: str, windows: Sequence[Window], *, caller: str | None = None) -> LimitAnswer:
-        limits = {window.key: window.limit for window in windows}
-        if len(limits) < len(windows):
+        if len({window.key for window in windows}) < len(windows):
             raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
         if not windows:
             return LimitAnswer(True)
-        lengths = {window.key: _length(window.seconds) for window in windows}
-
-        def work(connection: Connection) -> LimitAnswer:
-            grids, now = self._open(connection, name, lengths)
-            answer = None if caller is None else self._come_again(connection, grids, caller, now)
-            if answer is None:
-                answer = _come_anew(grids, limits, caller, now)
-            _save(grids)
-            return answer
-
-        answer = self._database.transaction(work)
+        answer = self._database.transaction(lambda c: self.take_within(c, name, windows, caller=caller))
         self._pruning.now_and_then()
+        return answer
+
+    def take_within(
+        self, connection: Connection, name: str, windows: Sequence[Window], *, caller: str | None = None
+    ) -> LimitAnswer:
+        """`take`, as part of a transaction."""
+        grids, now = self._open(connection, name, {window.key: _length(window.seconds) for window in windows})
+        answer = None if caller is None else self._come_again(connection, grids, caller, now)
+        if answer is None:
+            answer = _come_anew(grids, {window.key: window.limit for window in windows}, caller, now)
+        _save(grids)
         return answer
 
     def give_back(self, name: str, slots: Sequence[Slot]) -> None:
