@@ -12,6 +12,7 @@ from celery.utils.imports import symbol_by_name
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
+from celery_laravel.operations.closures import add_closure_task
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
 
@@ -66,7 +67,9 @@ def install(app: Celery) -> Celery:
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
     app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
+    app.on_after_finalize.connect(_add_closures, dispatch_uid="celery_laravel.closures")
     if app.finalized:
+        add_closure_task(app)
         settings_of(app)
     return app
 
@@ -97,6 +100,10 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
     )
     runtime_of(app).forget()
     return app
+
+
+def _add_closures(sender: Celery, **_: Any) -> None:
+    add_closure_task(sender)
 
 
 class _AdoptsTasks(TaskRegistry):

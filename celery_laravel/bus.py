@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from celery import current_app
 
 from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.pending_batch import PendingBatch
 from celery_laravel.operations.failed_jobs import FailedJobs
 from celery_laravel.operations.locks import Locks
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 
@@ -51,6 +54,16 @@ class Bus:
     def batch(self, jobs: Any) -> PendingBatch:
         """Start building a batch of any iterable of signatures; a list among them is a chain."""
         return PendingBatch(self.app, jobs, runtime_of(self.app).callbacks.after)
+
+    @_OfTheApp
+    def closure(self, function: Callable[..., Any]) -> PendingClosure:
+        """Start building a job of a plain function; needs the setting ``laravel_secret_key``.
+
+        Raises:
+            TypeError: It is no function, or one that cannot travel.
+            ConfigurationError: There is no key, or the extra ``closures`` is not installed.
+        """
+        return PendingClosure(self.app, function)
 
     @_OfTheApp
     def find_batch(self, batch_id: str) -> Batch | None:

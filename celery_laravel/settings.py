@@ -47,7 +47,6 @@ KEYS = tuple(f"laravel_{f.name}" for f in fields(Settings))
 
 _NOT_YET: dict[str, tuple[Any, str]] = {
     "laravel_after_commit": (False, "dispatch after commit"),
-    "laravel_secret_key": (None, "signed closures and encrypted payloads"),
     "laravel_connections": ({}, "named connections"),
     "laravel_durable_delay": (None, "delays that wait in the store"),
     "laravel_safe_redis": (False, "the atomic Redis reservation"),

@@ -12,9 +12,11 @@ from celery import Task, chain
 from celery.canvas import Signature
 
 from celery_laravel.dispatch.bulk import BulkPublisher, Member, is_single
+from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.errors import BatchDispatchError, ConfigurationError
 from celery_laravel.message.canvas import mark_members, tasks_of
 from celery_laravel.message.header import read_header
+from celery_laravel.settings import settings_of
 from celery_laravel.stores.records import MemberEnd, MemberState
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def publish_members(
 
 
 def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
-    """A member as a signature of its own: a list is a chain, a mapping a signature as data.
+    """A member as a signature of its own: a list is a chain, a mapping a signature as data, a function a closure.
 
     Raises:
         TypeError: It is none of these; the message says which one and what to write.
@@ -87,8 +89,12 @@ def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
         return chain(*(as_signature(app, step, f"{position}[{i}]") for i, step in enumerate(item)), app=app)
     if isinstance(item, Signature):
         return item.clone()
+    if isinstance(item, PendingClosure):
+        return item.signature()
     if isinstance(item, Mapping) and "task" in item:
         return Signature.from_dict(dict(item), app=app).clone()
+    if callable(item) and not isinstance(item, Task) and settings_of(app).secret_key:
+        return PendingClosure(app, item).signature()
     hint = (
         f"Did you mean {item.name}.s(…)?"
         if isinstance(item, Task)

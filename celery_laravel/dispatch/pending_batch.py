@@ -14,8 +14,10 @@ from kombu.utils.json import dumps, loads
 
 from celery_laravel import events
 from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.errors import BatchDispatchError
+from celery_laravel.settings import settings_of
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import NewBatch
 
@@ -33,7 +35,8 @@ class PendingBatch:
     Every method but `dispatch` returns the pending batch, so that calls chain.
     Callbacks are signatures of tasks; each is called with the `Batch` first
     (``catch`` with the batch and the exception), then its own arguments.
-    Registering one twice means two calls, in order.
+    Registering one twice means two calls, in order. With the setting
+    ``laravel_secret_key`` plain functions and lambdas are taken too, as closures.
 
         batch = (Bus.batch([import_csv.s(1, 100), import_csv.s(101, 200)])
                  .name("Import CSV").then(report.s()).catch(alert.s()).dispatch())
@@ -45,7 +48,7 @@ class PendingBatch:
         self._after_change = after_change
         self._name = ""
         self._options: dict[str, Any] = {}
-        self._callbacks: dict[str, list[Mapping[str, Any]]] = {}
+        self._callbacks: dict[str, list[Mapping[str, Any] | PendingClosure]] = {}
         self._allows_failures = False
 
     def name(self, name: str) -> PendingBatch:
@@ -107,9 +110,12 @@ class PendingBatch:
             StoreUnavailableError: The store did not answer, and nothing was sent.
         """
         store = store_of(self._app)
-        record = store.batches.create(
-            NewBatch(new_batch_id(), self._name, self._options, self._callbacks, self._allows_failures)
-        )
+        batch_id = new_batch_id()
+        callbacks = {
+            kind: [_signed(f"{batch_id}:{kind}:{position}", callback) for position, callback in enumerate(registered)]
+            for kind, registered in self._callbacks.items()
+        }
+        record = store.batches.create(NewBatch(batch_id, self._name, self._options, callbacks, self._allows_failures))
         try:
             publish_members(self._app, store, record, self._jobs, on_progress)
         except BatchDispatchError:
@@ -129,10 +135,16 @@ class PendingBatch:
             callback = callback.s()
         if isinstance(callback, Mapping) and "task" in callback:
             callback = Signature.from_dict(dict(callback), app=self._app)
+        if callable(callback) and not isinstance(callback, Signature) and settings_of(self._app).secret_key:
+            callback = PendingClosure(self._app, callback)
+        if isinstance(callback, PendingClosure):
+            self._callbacks.setdefault(kind, []).append(callback)
+            return self
         if not isinstance(callback, Signature):
             msg = (
                 f"{kind}({callback!r}): a callback must be a task's signature, such as task.s(). "
-                "A plain function cannot travel to a worker: decorate it with @app.task and give function.s()."
+                "A plain function travels to a worker only with the setting 'laravel_secret_key', which signs it; "
+                "or decorate it with @app.task and give function.s()."
             )
             raise TypeError(msg)
         _refuse_uncallable(self._app, kind, callback)
@@ -147,6 +159,13 @@ def new_batch_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def _signed(task_id: str, callback: Mapping[str, Any] | PendingClosure) -> Mapping[str, Any]:
+    """A callback as it is kept with the batch; a closure is signed for the id of the job that will run it."""
+    if isinstance(callback, PendingClosure):
+        return _as_data("callback", callback.signature(task_id, immutable=False))
+    return callback
 
 
 def _refuse_uncallable(app: Celery, kind: str, callback: Signature) -> None:

@@ -37,6 +37,14 @@ EXPECTED = {
         "finally: 6 succeeded, 1 failed, 2 never ran",
         "=> 9 of 9 accounted for, 100 %",
     ],
+    "closures": [
+        "=> 42",
+        "alert: an order without prices",
+        "=> ValueError('an order without prices')",
+        "resized and published",
+        "then: 3 jobs done",
+        "=> finished: True",
+    ],
     "crashes": [
         "decode('broken.avi'): attempt 2",
         "=> fine.avi decoded on attempt 2",
