@@ -15,6 +15,7 @@ from celery_laravel.job import Job
 from celery_laravel.operations.closures import add_closure_task
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
+from celery_laravel.transport.selection import choose_connections
 
 if TYPE_CHECKING:
     import os
@@ -67,6 +68,7 @@ def install(app: Celery) -> Celery:
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
     app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
+    choose_connections(app)
     app.on_after_finalize.connect(_add_closures, dispatch_uid="celery_laravel.closures")
     if app.finalized:
         add_closure_task(app)

@@ -34,7 +34,7 @@ class Settings:
     secret_key: str | Sequence[str] | None = None
     connections: Mapping[str, str] = field(default_factory=dict)
     durable_delay: float | None = None
-    safe_redis: bool = False
+    safe_redis: bool = True
     watch: bool = False
 
     @property
@@ -49,7 +49,6 @@ _NOT_YET: dict[str, tuple[Any, str]] = {
     "laravel_after_commit": (False, "dispatch after commit"),
     "laravel_connections": ({}, "named connections"),
     "laravel_durable_delay": (None, "delays that wait in the store"),
-    "laravel_safe_redis": (False, "the atomic Redis reservation"),
     "laravel_watch": (False, "the record of recent jobs"),
 }
 """Settings of the documented surface whose feature this version does not have: only their "off" is taken."""

@@ -108,7 +108,6 @@ def test_none_means_the_default_for_every_key(key: str) -> None:
         ("laravel_after_commit", True),
         ("laravel_connections", {"a": "redis://"}),
         ("laravel_durable_delay", 60),
-        ("laravel_safe_redis", True),
         ("laravel_watch", True),
     ],
 )

@@ -1,0 +1,190 @@
+"""kombu's Redis channels, which reserve in one step instead of taking first and recording later."""
+
+from __future__ import annotations
+
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from kombu.log import get_logger
+from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from celery_laravel.transport.redis.held import Held
+from celery_laravel.transport.redis.poller import WAKE_UP
+from celery_laravel.transport.redis.qos import QoS
+from celery_laravel.transport.redis.reservation import Reservation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_laravel.transport.redis.wake_up import WakeUp
+
+
+logger = get_logger(__name__)
+_Base: Any = object  # mixed in before one of kombu's classes
+
+
+class Reserving(_Base):
+    """What the channels of both transports share: how messages are got and kept.
+
+    Publishing, queues, exchanges, fanout and the format of everything in Redis
+    are kombu's. So is consuming without acknowledgements: there is nothing to
+    keep. Deliveries are for one thread at a time, as with every channel;
+    settling may happen in any.
+    """
+
+    QoS = QoS
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        self.held = Held(self)
+        self.reservation = Reservation(self)
+        self.no_ack_queues: set[str] = set()
+        super().__init__(connection, **kwargs)
+        self.handlers[WAKE_UP] = self._on_wake_up
+
+    # -- consuming
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> Any:
+        """Begin to deliver from a queue; with ``no_ack`` a message is gone with its delivery."""
+        (self.no_ack_queues.add if no_ack else self.no_ack_queues.discard)(queue)
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self.reservation.look_soon()
+        if self.reserves:
+            self.connection.start_keeper()
+        return result
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """One message of a queue, or None."""
+        if no_ack or not self.ack_emulation:
+            return super().basic_get(queue, no_ack, **kwargs)
+        try:
+            tag, payload = self.reservation.take(queue)
+        except Empty:
+            return None
+        finally:
+            self._keep_queue(queue)
+        raw = self._decode(queue, tag, payload)
+        if raw is None:
+            return self.basic_get(queue, no_ack, **kwargs)
+        self.connection.start_keeper()
+        message = self.Message(raw, channel=self)
+        self.qos.expect(tag)
+        self.qos.append(message, tag)
+        return message
+
+    @property
+    def reserves(self) -> bool:
+        """Whether this channel consumes a queue whose messages are to be acknowledged."""
+        return self.ack_emulation and any(queue not in self.no_ack_queues for queue in self.active_queues)
+
+    def _brpop_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.reserves:
+            self.reservation.start()
+        else:
+            super()._brpop_start(*args, **kwargs)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self._in_poll and not self.reservation.is_under_way:
+            return bool(super()._brpop_read(**options))  # sent when nothing was to be acknowledged
+        try:
+            found = self.reservation.read()
+        except self.connection_errors:
+            if (tag := self.reservation.tag) is not None:
+                self.reservation.tag = None
+                self.qos.lose(tag)
+            raise
+        if found is None:
+            raise Empty
+        queue, tag, payload = found
+        self._queue_cycle.rotate(queue)
+        return self._hand_over(queue, tag, payload)
+
+    def _hand_over(self, queue: str, tag: str, payload: bytes) -> bool:
+        if queue in self.no_ack_queues:
+            self.connection._deliver(loads(bytes_to_str(payload)), queue)  # noqa: SLF001 - kombu's own way
+            return True
+        consumers = self.connection._callbacks  # noqa: SLF001
+        if self._closing or queue not in consumers or not self.qos.can_consume():
+            # Its consumer was cancelled while the answer was under way.
+            self.held.put_back(tag, was_delivered=False)
+            raise Empty
+        raw = self._decode(queue, tag, payload)
+        if raw is None:
+            raise Empty
+        self.qos.expect(tag)
+        consumers[queue](raw)
+        return True
+
+    def _decode(self, queue: str, tag: str, payload: bytes) -> dict[str, Any] | None:
+        try:
+            raw: dict[str, Any] = loads(bytes_to_str(payload))
+            raw["properties"]["delivery_tag"] = tag
+        except (ValueError, TypeError, KeyError) as error:
+            self.held.set_aside(tag, queue, payload)
+            logger.critical("Set aside in %r what is no message of %r: %r", f"{queue}.unreadable", queue, error)
+            return None
+        return raw
+
+    def _keep_queue(self, queue: str) -> None:
+        keep = getattr(self, "_maybe_update_queues_expire", None)
+        if keep is not None and queue in getattr(self, "_expires", {}):
+            with self.conn_or_acquire() as client:
+                keep(client, queue)
+
+    # -- putting back
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:
+        if self.ack_emulation:
+            self.held.put_back(message.delivery_tag, last=leftmost)
+        else:
+            super()._restore(message, leftmost)
+
+    # -- being woken
+
+    def watch_wake_up(self, wake_up: WakeUp) -> None:
+        """Have the poller listen to a connection that wakes this channel."""
+        self.connection.cycle.watch(self, wake_up)
+
+    def forget_wake_up(self, wake_up: WakeUp) -> None:
+        """Have the poller listen to it no more."""
+        if self.connection is not None:
+            self.connection.forget(self, wake_up)
+
+    def _on_wake_up(self) -> bool:
+        self.reservation.on_wake_up()
+        raise Empty
+
+    def _poll_error(self, kind: str, **options: Any) -> Any:
+        if kind == WAKE_UP:
+            return self._on_wake_up()
+        return super()._poll_error(kind, **options)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Put back what is held, and close the connections; the second time changes nothing."""
+        self._closing = True
+        if self.reservation.is_under_way:
+            self._end_look()
+        self.reservation.close()
+        super().close()
+        self._disconnect_pools()  # putting back has opened one anew
+
+    def _end_look(self) -> None:
+        try:
+            self._brpop_read()
+        except Empty:
+            pass
+        except self.connection_errors as error:
+            logger.debug("Closing without the answer of the last look: %s", error)
+
+
+class Channel(Reserving, redis.Channel):
+    """A channel on one Redis server."""
+
+
+class SentinelChannel(Reserving, redis.SentinelChannel):
+    """A channel on the master that Sentinel names."""

@@ -1,0 +1,45 @@
+"""Which connections an app makes to its broker."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.imports import instantiate
+
+from celery_laravel.settings import settings_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def choose_connections(app: Celery) -> None:
+    """Have an app connect to a Redis broker through this library's transport, unless its settings say otherwise.
+
+    Concerns this app alone, and those of its connections that are made from
+    now on. Nothing is loaded and no setting is read until the first is made.
+    An app whose ``amqp_cls`` has a connection class of its own keeps it.
+    """
+    app.amqp_cls = partial(_make_amqp, app.amqp_cls)
+    if "amqp" in app.__dict__:  # a cached property
+        _give_connections(app.amqp)
+
+
+def _make_amqp(cls: Any, app: Celery) -> Any:
+    amqp = instantiate(cls, app=app)
+    _give_connections(amqp)
+    return amqp
+
+
+def _give_connections(amqp: Any) -> None:
+    amqp.Connection = partial(_connect, amqp.app, amqp.Connection)
+
+
+def _connect(app: Celery, usual: type[Any], *args: Any, **kwargs: Any) -> Any:
+    from kombu import Connection
+
+    if usual is Connection and settings_of(app).safe_redis:
+        from celery_laravel.transport.redis.connection import Connection as SafeConnection
+
+        usual = SafeConnection
+    return usual(*args, **kwargs)

@@ -1,0 +1,244 @@
+"""What is held, by whom, for how long, and how it comes back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu import Connection, Consumer, Exchange, Queue
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from celery_laravel.testing.processes import wait_until
+from tests.transport.redis_broker.conftest import age, get, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Connect = Callable[..., Connection]
+
+
+def put_back_abandoned(connection: Connection, visibility_timeout: float = 60, **options: Any) -> int:
+    return int(connection.default_channel.held.put_back_abandoned(visibility_timeout, **options))
+
+
+def deliveries(message: Any) -> tuple[Any, bool, bool]:
+    """What a message says about earlier deliveries."""
+    headers, info = message.headers, message.delivery_info
+    return headers.get("x-delivery-count"), bool(headers.get("redelivered")), bool(info.get("redelivered"))
+
+
+def test_what_nobody_renews_comes_back_with_a_count(connect: Connect, client: Any) -> None:
+    connection = connect()
+    send(connection, "work", headers={"mine": 1})
+    assert deliveries(get(connection)) == (None, False, False)
+    for count in (1, 2, 3):
+        assert put_back_abandoned(connection) == 0, "its holder was heard of a moment ago"
+        age(client, 61)
+        assert put_back_abandoned(connection) == 1
+        message = get(connection)
+        assert deliveries(message) == (count, True, True)
+        assert message.headers["mine"] == 1
+    message.ack()
+    assert client.exists("jobs", "unacked", "unacked_index") == 0
+
+
+def test_abandoned_messages_come_back_all_at_once_and_in_no_more_than_the_limit(connect: Connect, client: Any) -> None:
+    connection = connect()
+    send(connection, *range(250))
+    for _ in range(250):
+        get(connection)
+    age(client, 61)
+    assert put_back_abandoned(connection, limit=30) == 30
+    assert put_back_abandoned(connection) == 220
+    assert client.llen("jobs") == 250
+
+
+def test_a_process_renews_what_it_holds_and_puts_back_what_others_left(connect: Connect, client: Any) -> None:
+    dead, living = connect(visibility_timeout=1000), connect(visibility_timeout=0.5)
+    send(dead, "left")
+    get(dead)
+    age(client, 1)
+    send(living, "kept")
+    held = get(living)
+    first = client.zscore("unacked_index", held.delivery_tag)
+    assert first is not None
+    wait_until(lambda: client.llen("jobs") == 1, 20, message="what the other left")
+    wait_until(lambda: (client.zscore("unacked_index", held.delivery_tag) or 0) > first + 1.5, 20, message="renewed")
+    assert json.loads(client.lindex("jobs", 0))["headers"]["x-delivery-count"] == 1
+    assert client.hexists("unacked", held.delivery_tag)
+
+
+def test_renewing_does_not_bring_back_what_was_settled(connect: Connect, client: Any) -> None:
+    connection = connect()
+    send(connection, "work")
+    message = get(connection)
+    qos = connection.default_channel.qos
+    tags = qos.tags()
+    assert tags == [message.delivery_tag]
+    message.ack()
+    connection.default_channel.held.renew(tags)
+    assert client.exists("unacked_index") == 0
+    assert qos.tags() == []
+
+
+def test_a_late_acknowledgement_does_not_touch_the_next_delivery(connect: Connect, client: Any) -> None:
+    """With kombu it removes the record of the worker that runs the message now."""
+    slow, next_one = connect(), connect()
+    send(slow, "work")
+    late = get(slow)
+    age(client, 61)
+    put_back_abandoned(next_one)
+    now = get(next_one)
+    late.ack()
+    assert list(client.hgetall("unacked")) == [now.delivery_tag]
+
+
+def test_a_late_requeue_does_not_make_a_second_copy(connect: Connect, client: Any) -> None:
+    slow, next_one = connect(), connect()
+    send(slow, "work")
+    late = get(slow)
+    age(client, 61)
+    put_back_abandoned(next_one)
+    get(next_one)
+    late.reject(requeue=True)
+    assert client.llen("jobs") == 0
+    assert client.hlen("unacked") == 1
+
+
+def test_a_rejected_message_is_gone_and_a_requeued_one_comes_last_with_a_count(connect: Connect, client: Any) -> None:
+    connection = connect()
+    send(connection, "a", "b", "c")
+    get(connection).reject()
+    get(connection).requeue()
+    assert get(connection).payload == "c"
+    again = get(connection)
+    assert again.payload == "b"
+    assert deliveries(again) == (1, True, True)
+    assert client.hlen("unacked") == 2
+
+
+def test_closing_gives_back_what_is_held_in_its_order_and_counts_no_delivery(connect: Connect, client: Any) -> None:
+    first = connect()
+    send(first, *"abcd")
+    for _ in range(3):
+        get(first)
+    first.close()
+    assert client.exists("unacked", "unacked_index") == 0
+    second = connect()
+    messages = [get(second) for _ in range(4)]
+    assert [message.payload for message in messages] == ["a", "b", "c", "d"]
+    assert deliveries(messages[0]) == (None, True, True)
+    assert deliveries(messages[3]) == (None, False, False)
+
+
+def test_a_message_of_a_topic_goes_back_to_its_own_queue_alone(connect: Connect, client: Any) -> None:
+    """kombu routes it anew, and every queue of the topic gets it again."""
+    connection = connect()
+    exchange = Exchange("news", type="topic")
+    for name in ("one", "two"):
+        Queue(name, exchange, routing_key="new.#")(connection.default_channel).declare()
+    connection.Producer().publish("x", exchange=exchange, routing_key="new.item")
+    get(connection, "one").requeue()
+    assert [client.llen("one"), client.llen("two")] == [1, 1]
+
+
+def test_a_message_whose_queue_is_not_known_any_more_is_kept(connect: Connect, client: Any) -> None:
+    """One that a plain worker recorded, with an exchange that nothing is bound to."""
+    connection = connect()
+    client.hset("unacked", "tag", json.dumps([{"headers": {}, "properties": {}}, "gone", "nowhere"]))
+    client.zadd("unacked_index", {"tag": 1})
+    assert put_back_abandoned(connection) == 0
+    assert client.hexists("unacked", "tag")
+    assert client.zscore("unacked_index", "tag") > client.time()[0] - 10, "tried again after another timeout"
+    client.hset("unacked", "tag", "not readable")
+    client.zadd("unacked_index", {"tag": 1})
+    assert put_back_abandoned(connection) == 0
+    assert client.hget("unacked", "tag") == "not readable"
+
+
+def test_a_time_without_a_message_is_removed(connect: Connect, client: Any) -> None:
+    connection = connect()
+    client.zadd("unacked_index", {"orphan": 1})
+    assert put_back_abandoned(connection) == 0
+    assert client.exists("unacked_index") == 0
+
+
+def test_an_acknowledgement_that_was_cut_off_is_made_up_for(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connect()
+    send(connection, "work")
+    message = get(connection)
+    qos = connection.default_channel.qos
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise RedisConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qos._held, "remove", away)
+        message.ack()
+    assert qos.tags() == [message.delivery_tag], "still held, so that nobody runs it again"
+    qos.renew()
+    assert qos.tags() == []
+    assert client.exists("unacked", "unacked_index", "jobs") == 0
+
+
+# -- beside kombu's own workers
+
+
+def test_what_kombu_publishes_we_deliver_and_the_other_way_round(connect: Connect, connect_plainly: Connect) -> None:
+    ours, plain = connect(), connect_plainly()
+    send(plain, "from kombu", priority=3)
+    message = get(ours)
+    assert message.payload == "from kombu"
+    message.ack()
+    send(ours, "from us", priority=3)
+    message = get(plain)
+    assert message.payload == "from us"
+    message.ack()
+
+
+def test_kombu_restores_what_a_dead_worker_of_ours_held(
+    connect: Connect, connect_plainly: Connect, client: Any
+) -> None:
+    send(connect(), "work", priority=6)
+    ours = get(connect())
+    age(client, 100)
+    plain = connect_plainly(visibility_timeout=60)
+    plain.default_channel.qos.restore_visible(num=None)
+    message = get(plain)
+    assert message.payload == "work"
+    assert message.headers["redelivered"]
+    ours.ack()
+    assert client.hlen("unacked") == 1, "the plain worker's"
+    message.ack()
+    assert client.exists("unacked", "unacked_index") == 0
+
+
+def test_we_restore_what_a_dead_worker_of_kombus_held(connect: Connect, connect_plainly: Connect, client: Any) -> None:
+    plain = connect_plainly()
+    queue = Queue("orders", Exchange("shop", type="direct"), routing_key="new")
+    queue(plain.default_channel).declare()
+    plain.Producer().publish("work", exchange="shop", routing_key="new", priority=6)
+    get(plain, "orders")
+    age(client, 100)
+    ours = connect()
+    assert put_back_abandoned(ours) == 1
+    assert client.llen("orders\x06\x166") == 1
+    message = get(ours, "orders")
+    assert (message.payload, deliveries(message)) == ("work", (1, True, True))
+
+
+def test_kombu_gives_back_what_it_got_of_ours_at_its_shutdown(
+    connect: Connect, connect_plainly: Connect, client: Any
+) -> None:
+    ours, plain = connect(), connect_plainly()
+    send(ours, "work")
+    get(ours).requeue()
+    seen: list[Any] = []
+    with Consumer(plain.default_channel, [Queue("jobs")], on_message=seen.append):
+        plain.drain_events(timeout=5)
+    assert deliveries(seen[0]) == (1, True, True)
+    plain.close()
+    assert client.llen("jobs") == 1
