@@ -51,7 +51,7 @@ def end_page(namespace: dict[str, Any]) -> None:
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS), SkipParser()],
     path=str(Path(__file__).parent),
-    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md", "docs/**/**/*.md"],
     setup=begin_page,
     teardown=end_page,
 ).pytest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,8 @@ class ThrottlesExceptions:
         except StoreUnavailableError as error:
             return put_back_for_store(job, self, error)
         if window.count >= self._max_attempts:
-            return self._put_back(job, window.ends_in + MARGIN, f"{window.count} exceptions, key {key}")
+            rest = math.ceil(round(window.ends_in, 3))  # whole seconds, as in Laravel
+            return self._put_back(job, rest + MARGIN, f"{window.count} exceptions, key {key}")
         try:
             value = next(job)
         except _PASSES:
