@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,14 @@ from celery_laravel.stores.records import AttemptEnd, MemberState, NewBatch
 from celery_laravel.stores.redis import RedisStore
 from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
 from celery_laravel.stores.redis.scripts import script
+from celery_laravel.testing.processes import wait_until
+from celery_laravel.testing.store_suite.attempt_locks import begin_with
 from celery_laravel.testing.store_suite.attempts import begin, final
 from celery_laravel.testing.store_suite.batch_help import ending, fail, make, skip, succeed
+from celery_laravel.testing.store_suite.debounces import dispatch, numbers
 from celery_laravel.testing.store_suite.failed_jobs import failed
+from celery_laravel.testing.store_suite.limits import take
+from celery_laravel.testing.store_suite.locks import acquire, lease
 from tests.stores.redis_servers import OwnServer, own_server
 
 pytestmark = pytest.mark.redis
@@ -44,6 +50,13 @@ def use_everything(store: RedisStore) -> None:
     store.failed_jobs.record(failed("kept"))
     store.failed_jobs.record(failed("gone"))
     store.failed_jobs.forget("gone")
+    acquire(store, "a", "held", slots=2)
+    lease(store, "b", "leased")
+    acquire(store, "c", "freed")
+    store.locks.release(["freed"], owner="c")
+    for number in range(3):
+        take(store, 1, caller=f"caller-{number}")
+    store.debounces.start("key", dispatch(store))
 
 
 def test_every_key_stands_under_the_prefix(server: OwnServer) -> None:
@@ -66,6 +79,18 @@ def test_every_key_stands_under_the_prefix(server: OwnServer) -> None:
         "shop:{failed}:queues",
         "shop:{failed}:sequence",
         "shop:{failed}:call:…",
+        "shop:{locks}:lock:held",
+        "shop:{locks}:lock:leased",
+        "shop:{locks}:owner:a",
+        "shop:{locks}:owner:b",
+        "shop:{locks}:taken",
+        "shop:{locks}:ends",
+        "shop:{locks}:call:…",
+        "shop:{limits-7:limiter}:counts:key",
+        "shop:{limits-7:limiter}:full:key",
+        "shop:{limits-7:limiter}:kept:key",
+        "shop:{limits-7:limiter}:call:…",
+        "shop:debounce:key",
     }
 
 
@@ -74,22 +99,142 @@ def test_stores_of_two_prefixes_do_not_meet(server: OwnServer) -> None:
     use_everything(one)
     assert (two.batches.all(), two.failed_jobs.all(), two.batches.due(older_than=timedelta())) == ([], [], [])
     assert begin(two, "over").attempt == 1
+    assert two.locks.all() == []
+    assert take(two, 1).granted
+    assert numbers(dispatch(two)) == (1, 1)
     one.close()
     two.close()
 
 
-def test_only_batches_and_failed_jobs_stay_until_they_are_removed(server: OwnServer) -> None:
+def test_only_batches_failed_jobs_and_locks_without_an_end_stay_until_they_are_removed(server: OwnServer) -> None:
     store = RedisStore(server.url)
     use_everything(store)
     with server.client() as client:
         ttls = {key: client.pttl(key) for key in client.scan_iter()}
         passing = {key for key, ttl in ttls.items() if ttl > 0}
-        assert {key for key in ttls if ":attempt:" in key or ":call:" in key} == passing
+        assert {key for key in ttls if ":attempt:" in key or ":call:" in key} <= passing
+        assert not {key for key in passing if "{batches}" in key or "{failed}" in key if ":call:" not in key}
         assert all(0 < ttls[key] <= 60_000 for key in passing if ":call:" in key)
+        assert {key for key in ttls if "{limits-" in key or ":debounce:" in key} <= passing
+        assert {key for key in ttls if "{locks}" in key} - passing == {
+            "laravel:{locks}:lock:held",
+            "laravel:{locks}:owner:a",
+            "laravel:{locks}:taken",
+            "laravel:{locks}:ends",
+        }
         client.delete(*passing)
+        assert store.locks.free("held") == 1
+        assert store.locks.renew(["b"], ttl=HOUR) == 0
+        assert client.zrange("laravel:{locks}:taken", 0, -1) == ["6:leasedb"], "until its time is over"
+        client.delete("laravel:{locks}:taken", "laravel:{locks}:ends", *client.scan_iter("*:call:*"))
         assert store.batches.prune(finished_before=datetime.now(tz=timezone.utc) + HOUR) == 1
         assert store.failed_jobs.flush() == 1
         assert set(client.scan_iter()) == {"laravel:{failed}:sequence"}
+    store.close()
+
+
+def test_a_lock_and_its_owner_live_as_long_as_the_last_hold(server: OwnServer) -> None:
+    store = RedisStore(server.url)
+    with server.client() as client:
+
+        def minutes(key: str) -> float:
+            left = float(client.pttl(f"laravel:{{locks}}:{key}"))
+            return round(left / 60_000, 1) if left > 0 else left
+
+        lease(store, "a", "one", ttl=HOUR)
+        assert (minutes("lock:one"), minutes("owner:a")) == (60, 60)
+        acquire(store, "b", "one", slots=2)
+        assert (minutes("lock:one"), minutes("owner:b")) == (-1, -1)
+        acquire(store, "a", "two", ttl=HOUR * 2)
+        assert minutes("owner:a") == 120
+        store.locks.renew(["a"], ttl=HOUR * 3)
+        assert minutes("owner:a") == 180
+        store.locks.release(["one"], owner="b")
+        assert (minutes("lock:one"), minutes("owner:b")) == (180, -2)
+        store.locks.confirm("two", owner="a", ttl=HOUR * 4)
+        assert (minutes("lock:two"), minutes("owner:a")) == (240, 240)
+        store.locks.release(["two"], owner="a")
+        assert (minutes("lock:two"), minutes("owner:a")) == (-2, 180)
+        store.locks.release_all("a")
+        assert not [key for key in client.scan_iter() if ":call:" not in key]
+    store.close()
+
+
+def test_what_is_left_of_expired_locks_is_swept_up(server: OwnServer) -> None:
+    store = RedisStore(server.url)
+    with server.client() as client:
+        for number in range(50):
+            acquire(store, "a", f"lock-{number}", ttl=timedelta())
+        assert client.zcard("laravel:{locks}:taken") < 3, "each that is taken clears away some that have ended"
+        assert store.locks.prune() == 0
+        assert list(client.scan_iter()) == []
+    store.close()
+
+
+def test_windows_that_have_passed_leave_nothing(server: OwnServer) -> None:
+    store = RedisStore(server.url)
+    with server.client() as client:
+        first = take(store, 1, seconds=0.01)
+        answers = [take(store, 1, seconds=0.01, caller=f"caller-{number}") for number in range(200)]
+        limit = "laravel:{limits-7:limiter}"
+        assert client.hlen(f"{limit}:counts:key") <= 202
+        assert client.zcard(f"{limit}:full:key") == 1
+        ends = answers[-1].slots[0].window_start + 0.01
+        for part in ("counts", "full", "kept"):
+            assert abs(client.time()[0] + client.pttl(f"{limit}:{part}:key") / 1000 - ends) < 2
+        wait_until(lambda: not store.limits.look("limiter", "key").count, 30)
+        assert not [key for key in client.scan_iter() if ":call:" not in key]
+        assert first.granted
+    store.close()
+
+
+def test_callers_that_wait_take_little_room(server: OwnServer) -> None:
+    store = RedisStore(server.url)
+    for number in range(3000):
+        take(store, 2, caller=f"{number:036}")
+    with server.client() as client:
+        limit = "laravel:{limits-7:limiter}"
+        assert client.zcard(f"{limit}:full:key") == 1, "windows that touch are one run"
+        taken = sum(client.memory_usage(f"{limit}:{part}:key", samples=0) for part in ("counts", "full", "kept"))
+        assert taken < 3000 * 250
+    store.close()
+
+
+def test_a_call_that_is_repeated_since_its_answer_was_lost_is_answered_the_same(server: OwnServer) -> None:
+    store, called = RedisStore(server.url), set()
+    call_once = store._connections.call
+    tell_what_may_differ = {"acquire", "take", "look", "reserve_place"}  # the time that is left, a place for nobody
+    are_not_listened_to = {"give_back", "cancel_kept", "confirm_place"}
+
+    def call_twice(script: Any, *arguments: Any) -> Any:
+        first, second = call_once(script, *arguments), call_once(script, *arguments)
+        called.add(script.name)
+        assert first == second or script.name in tell_what_may_differ | are_not_listened_to
+        return second
+
+    store._connections.call = call_twice  # type: ignore[method-assign,assignment]
+    assert not acquire(store, "a", ttl=HOUR).was_held
+    assert acquire(store, "a", ttl=HOUR).was_held
+    acquire(store, "b", payload="text")
+    assert store.locks.release(["lock"], owner="a") == {"lock": "text"}
+    for owner in "ab":
+        acquire(store, owner, slots=2)
+    assert store.locks.free("lock") == 2
+    assert begin_with(store).attempt == 1
+    granted = take(store, 2)
+    assert take(store, 3, caller="a").granted
+    kept = take(store, 2, caller="b")
+    assert take(store, 2, caller="c").slots == kept.slots
+    assert store.limits.look("limiter", "key").count == 2
+    store.limits.give_back("limiter", granted.slots)
+    assert store.limits.look("limiter", "key").count == 1
+    assert [store.limits.hit("limiter", "key", seconds=HOUR.total_seconds()) for _ in range(2)] == [2, 3]
+    store.limits.cancel("limiter", ["key"], caller="b")
+    assert store.limits.clear("limiter", "key")
+    first, second = dispatch(store), dispatch(store)
+    assert store.debounces.start("key", first) == f"job-1-{second.number}"
+    assert store.debounces.start("key", second) is None
+    assert {"acquire", "release", "free_lock", "take", "give_back", "hit", "clear_limit", "start_place"} <= called
     store.close()
 
 
@@ -149,7 +294,7 @@ def test_due_marks_and_places_of_a_batch_that_was_evicted_are_cleared(server: Ow
 
 
 @pytest.mark.parametrize("shards", [1, CLUSTER_SHARDS])
-def test_all_keys_of_a_batch_share_a_hash_tag(shards: int) -> None:
+def test_all_keys_that_one_step_needs_share_a_hash_tag(shards: int) -> None:
     keys = Keys("shop", shards)
     tags = set()
     for number in range(200):
@@ -160,6 +305,11 @@ def test_all_keys_of_a_batch_share_a_hash_tag(shards: int) -> None:
         assert keys.index_of(batch) in keys.indices
         assert keys.due_of(batch) in keys.dues
     assert len(tags) == shards
+    for name in ("plain", "odd } { name", ""):
+        for keys_of_one in ([*keys.limit(name, "a"), *keys.limit(name, "b}"), keys.limit_call(name, "t")],):
+            assert len({re.findall(r"\{(.*?)\}", key)[0] for key in keys_of_one}) == 1
+    locks = [keys.lock("a}"), keys.lock_owner("{b}"), keys.lock_call("t"), keys.locks_taken, keys.locks_ends]
+    assert {re.findall(r"\{(.*?)\}", key)[0] for key in locks} == {"locks"}
     failed_jobs = [keys.failed_jobs, keys.failed_order, keys.failed_queues, keys.failed_sequence, keys.failed_call("t")]
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in failed_jobs} == {"failed"}
 
@@ -170,7 +320,8 @@ def test_scripts_say_how_to_call_them_and_build_no_keys() -> None:
     for name, source in sources.items():
         assert source.startswith("-- "), name
         keys = re.findall(r'redis\.call\(\s*"[A-Z]+", ([^,)]+)', source)
-        assert all(re.fullmatch(r"KEYS\[\d\]|key", key) for key in keys), (name, keys)
+        assert all(re.fullmatch(r"KEYS\[\d\]|key|grid\.(counts|full|kept)", key) for key in keys), (name, keys)
+    assert "counts = KEYS[first], full = KEYS[first + 1], kept = KEYS[first + 2]" in sources["limit.lua"]
 
 
 def test_a_script_holds_what_it_requires_once() -> None:

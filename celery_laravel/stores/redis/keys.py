@@ -6,6 +6,10 @@ what is due). So batches are dealt out over a number of shards, each with a hash
 tag and indices of its own: what a script changes in a batch and in its indices
 is one step on a cluster as well, and only a question across batches goes to
 every shard. A single server has one shard.
+
+All locks lie together, since an owner may hold any number of them and is
+renewed in one step; all limits of one limiter do, since a start is counted in
+all of them or in none.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ class Keys:
         self.failed_queues = f"{failed}:queues"
         self.failed_sequence = f"{failed}:sequence"
         self._attempt = f"{prefix}:attempt:"
+        self._locks = f"{prefix}:{{locks}}"
+        self.locks_taken = f"{self._locks}:taken"
+        self.locks_ends = f"{self._locks}:ends"
 
     def attempt(self, job_id: str) -> str:
         """What is known of a job's attempts."""
@@ -54,6 +61,31 @@ class Keys:
         """As `batch_call`, for a call about a failed job."""
         return f"{self.prefix}:{{failed}}:call:{token}"
 
+    def lock(self, key: str) -> str:
+        """The holds on a lock."""
+        return f"{self._locks}:lock:{key}"
+
+    def lock_owner(self, owner: str) -> str:
+        """The names of the locks that an owner holds."""
+        return f"{self._locks}:owner:{owner}"
+
+    def lock_call(self, token: str) -> str:
+        """As `batch_call`, for a call about locks."""
+        return f"{self._locks}:call:{token}"
+
+    def limit(self, name: str, key: str) -> tuple[str, str, str]:
+        """The keys of one limit: starts counted, full windows, kept starts."""
+        tagged = self._limiter(name)
+        return f"{tagged}:counts:{key}", f"{tagged}:full:{key}", f"{tagged}:kept:{key}"
+
+    def limit_call(self, name: str, token: str) -> str:
+        """As `batch_call`, for a call about a limiter."""
+        return f"{self._limiter(name)}:call:{token}"
+
+    def debounce(self, key: str) -> str:
+        """The periods of one key of debounced jobs."""
+        return f"{self.prefix}:debounce:{key}"
+
     @property
     def indices(self) -> list[str]:
         """The index of every shard: all its batches, oldest first."""
@@ -63,6 +95,9 @@ class Keys:
     def dues(self) -> list[str]:
         """The due marks of every shard, longest due first."""
         return [f"{shard}:due" for shard in self._shards]
+
+    def _limiter(self, name: str) -> str:
+        return f"{self.prefix}:{{limits-{len(name)}:{name}}}"  # no two names share a beginning by way of a brace
 
     def _shard(self, batch_id: str) -> str:
         if len(self._shards) == 1:

@@ -1,15 +1,18 @@
-"""The store on Redis: the three capabilities on one set of connections."""
+"""The store on Redis: all capabilities on one set of connections."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_laravel.stores.redis.attempts import LEASES_IN_ONE_CALL, RedisAttemptStore, end_arguments
+from celery_laravel.stores.redis.attempts import RedisAttemptStore, end_arguments
 from celery_laravel.stores.redis.batches import RedisBatchStore
 from celery_laravel.stores.redis.cluster import ClusterConnections
 from celery_laravel.stores.redis.connections import Connections
+from celery_laravel.stores.redis.debounces import RedisDebounceStore
 from celery_laravel.stores.redis.failed_jobs import RedisFailedJobStore
 from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
+from celery_laravel.stores.redis.limits import RedisLimitStore
+from celery_laravel.stores.redis.locks import RedisLockStore
 from celery_laravel.stores.redis.urls import is_cluster
 
 if TYPE_CHECKING:
@@ -43,8 +46,10 @@ class RedisStore:
         connections = ClusterConnections(url) if self._is_cluster else Connections(url)
         self._connections = connections
         self._keys = Keys(prefix, CLUSTER_SHARDS if self._is_cluster else 1)
-        at_once = 1 if self._is_cluster else LEASES_IN_ONE_CALL
-        self.attempts = RedisAttemptStore(connections, self._keys, leases_in_one_call=at_once)
+        self.locks = RedisLockStore(connections, self._keys)
+        self.limits = RedisLimitStore(connections, self._keys)
+        self.debounces = RedisDebounceStore(connections, self._keys)
+        self.attempts = RedisAttemptStore(connections, self._keys, self.locks, is_cluster=self._is_cluster)
         self.batches = RedisBatchStore(connections, self._keys)
         self.failed_jobs = RedisFailedJobStore(connections, self._keys)
 

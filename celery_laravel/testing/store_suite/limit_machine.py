@@ -119,6 +119,9 @@ class LimitMachine(RuleBasedStateMachine):
         if self.is_exact:
             assert start <= instant + CLOSE
             assert instant < start + model.length
+        if not self.models:  # there is no other key from which a server's time is known
+            model.anchor = start
+            return
         slack = CLOSE if self.is_exact else HOUR // 2
         model.anchor = start - max(0, (start - now + slack) // model.length) * model.length
 
