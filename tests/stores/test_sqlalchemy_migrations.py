@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.stores.records import LockRequest, NewBatch
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, metadata_for, migrations
 from celery_laravel.stores.sqlalchemy.tables import tables_for
 
@@ -96,6 +99,36 @@ def test_the_store_works_on_tables_that_were_made_without_its_migrations(served_
     store = SQLAlchemyStore(served_url, prefix)
     assert store.batches.all() == []
     store.close()
+
+
+def test_tables_of_an_earlier_version_keep_what_is_in_them(url: str, prefix: str):
+    store = SQLAlchemyStore(url, prefix)
+    store.migrate("0001")
+    assert store.pending_migrations() == [migrations.HEAD]
+    before = SQLAlchemyStore(url, prefix)
+    before._database._ready.add(os.getpid())  # as the library of that version, which wants no more
+    assert begin(before) == 1
+    before.batches.create(NewBatch("batch"))
+    before.batches.add("batch", 7)
+    before.close()
+    if not url.startswith("sqlite"):
+        with pytest.raises(ConfigurationError, match=r"lacks tables.*celery -A your_app laravel migrate"):
+            store.locks.all()
+        assert begin(store) == 2, "what does not need the new tables works on"
+        store.migrate()
+    assert store.locks.acquire(LockRequest("lock", "owner", "overlap")).acquired
+    assert store.pending_migrations() == []
+    assert begin(store) == 2 + (not url.startswith("sqlite"))
+    batch = store.batches.find("batch")
+    assert batch is not None
+    assert batch.total_jobs == 7
+    store.close()
+
+
+def begin(store: SQLAlchemyStore) -> int:
+    none = timedelta()
+    keep = timedelta(hours=1)
+    return store.attempts.begin("job", turn=0, attempts=0, exceptions=0, owner="w", lease=none, keep=keep).attempt
 
 
 def test_processes_that_migrate_at_once_make_the_tables_once(url: str, prefix: str):

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, event, text, update
 
 from celery_laravel.errors import StoreUnavailableError
-from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd, MemberState, NewBatch
+from celery_laravel.stores.records import AttemptEnd, BatchChange, LockRequest, MemberEnd, MemberState, NewBatch
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
 from tests.stores.open_transactions import both_held_open
 from tests.stores.sql import on_server
@@ -196,6 +196,17 @@ def test_who_loses_every_time_says_that_the_store_is_unavailable(postgresql: SQL
     with pytest.raises(StoreUnavailableError, match="lost"):
         postgresql._database.transaction(lose)
     assert len(trials) == 6
+
+
+def test_a_row_that_others_keep_removing_is_not_looked_for_for_ever(tmp_path: Path):
+    store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
+    store.limits._rows._make = lambda *_: 0  # type: ignore[method-assign]  # removed at once
+    with pytest.raises(StoreUnavailableError, match="the limiter 'l' changes all the time"):
+        store.limits.hit("l", "key", seconds=60)
+    store.locks._rows._make_head = lambda *_: 0  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError, match="the lock 'key' changes all the time"):
+        store.locks.acquire(LockRequest("key", "owner", "funnel", slots=2))
+    store.close()
 
 
 @pytest.mark.postgresql

@@ -12,10 +12,20 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from celery_laravel.errors import StoreUnavailableError
-from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState, NewBatch, StartStatus
+from celery_laravel.stores.records import (
+    AttemptEnd,
+    FailedJob,
+    LockRequest,
+    MemberEnd,
+    MemberState,
+    NewBatch,
+    StartStatus,
+    Window,
+)
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
 from tests.stores.sql import on_server
 
+HOUR = timedelta(hours=1)
 STRANGE = ["\x00", "a\x00b", "\ud800", "\x01json:1", "\x01", "é€😀", "a ", "A", "'\"\\%s:x?", "\r\n\t", ""]
 
 
@@ -59,6 +69,63 @@ def test_ids_that_look_alike_are_different(store: SQLAlchemyStore):
 def test_an_id_that_no_index_can_hold_is_refused(store: SQLAlchemyStore):
     with pytest.raises(ValueError, match=r"^The id 'b+… has 256 characters; an SQL store keeps ids of at most 255"):
         store.failed_jobs.record(failed("b" * 256, "x"))
+
+
+ALIKE = [
+    "a",
+    "A",
+    "á",
+    "a ",
+    "a  ",
+    " a",
+    "\x00",
+    "\ud800",
+    "\x01json:1",
+    "",
+    " ",
+    "😀" * 255,
+    "😀" * 254 + " ",
+    "b" * 255,
+]
+
+
+def test_keys_and_owners_that_look_alike_are_different(store: SQLAlchemyStore):
+    for key in ALIKE:
+        assert store.locks.acquire(LockRequest(key, key, "overlap", ttl=HOUR, slots=2)).was_held is False
+        assert store.limits.hit(key, key, seconds=3600) == 1
+        assert store.debounces.reserve(key, wait=HOUR, max_wait=None, keep=HOUR).number == 1
+    for key in ALIKE:
+        assert [(record.key, record.owner) for record in store.locks.find(key)] == [(key, key)]
+        assert store.locks.release([key, "other"], owner=key) == {key: None}
+        assert store.limits.look(key, key).count == 1
+
+
+def test_a_limiter_takes_keys_that_look_alike_together(store: SQLAlchemyStore):
+    answer = store.limits.take("limiter", [Window(key, 1, 3600) for key in ALIKE], caller="a ")
+    assert [slot.key for slot in answer.slots] == ALIKE
+    assert not store.limits.take("limiter", [Window("a ", 1, 3600)], caller="a").granted
+    store.limits.cancel("limiter", ["a "], caller="a ")
+    assert not store.limits.take("limiter", [Window("a ", 1, 3600)], caller="a").granted
+
+
+def test_a_key_that_no_index_can_hold_is_refused(store: SQLAlchemyStore):
+    with pytest.raises(ValueError, match=r"^The key or owner 'b+… has 400 characters; an SQL store keeps 255"):
+        store.locks.acquire(LockRequest("b" * 400, "owner", "overlap"))
+
+
+def test_locks_that_last_beyond_all_calendars_are_kept_as_far_off(store: SQLAlchemyStore):
+    assert store.locks.acquire(LockRequest("long", "a", "overlap", ttl=timedelta.max)).acquired
+    assert store.locks.acquire(LockRequest("for ever", "a", "overlap")).acquired
+    refused = store.locks.acquire(LockRequest("long", "b", "overlap"))
+    assert refused.expires_in is not None
+    assert refused.expires_in > 1e9
+    assert store.locks.acquire(LockRequest("for ever", "b", "overlap")).expires_in is None
+    far, never = sorted(store.locks.all(), key=lambda record: record.key, reverse=True)
+    assert far.expires_at is not None
+    assert far.expires_at.year > 3000
+    assert never.expires_at is None
+    assert not store.limits.take("limiter", [Window("key", 1, 1e30)], caller="a").delay
+    assert store.limits.take("limiter", [Window("key", 1, 1e30)], caller="b").delay > 1e9
 
 
 def test_large_payloads_are_kept(store: SQLAlchemyStore):

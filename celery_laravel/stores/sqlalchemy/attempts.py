@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, SmallInteger, and_, case, delete, literal, or_, select, update
 
-from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, StartStatus
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
 from celery_laravel.stores.sqlalchemy.pruning import ExpiredRows, Pruning
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 OPEN, RELEASED, OVER = range(3)
 _SLICE = 500  # ids in one statement: SQLite takes no more than some thousand, older ones 999
-_LOOKS = 20
 
 
 class SQLAttemptStore:
@@ -60,12 +58,10 @@ class SQLAttemptStore:
             keep=lasting(keep),
             kept=lasting(max(lease, keep)),
         )
-        for _ in range(_LOOKS):
-            start = self._start(parameters) if lock is None else self._start_locked(parameters, lock)
-            if start is not None:
-                self._pruning.now_and_then()
-                return start
-        raise StoreUnavailableError(self._database.url, f"the entry of job {job_id} changes all the time")
+        begin = partial(self._start, parameters) if lock is None else partial(self._start_locked, parameters, lock)
+        start = self._database.until(begin, f"the entry of job {job_id}")
+        self._pruning.now_and_then()
+        return start
 
     def _start(self, parameters: Parameters) -> AttemptStart | None:
         """Start an attempt, or say why not; None when the reason has gone meanwhile."""

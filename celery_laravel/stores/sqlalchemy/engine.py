@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_MOST_LOOKS = 20
 _inherited: list[Engine] = []
 """Engines of the parent process. To close their connections, or to let them be collected, would disturb the parent."""
 
@@ -115,6 +116,18 @@ class Database:
                         return result
             except exc.SQLAlchemyError as error:
                 trials.judge(error)
+
+    def until(self, look: Callable[[], T | None], what: str) -> T:
+        """The first answer of a look that is not None. Others may come between two looks, but not for ever.
+
+        Raises:
+            StoreUnavailableError: They have come between each time.
+        """
+        for _ in range(_MOST_LOOKS):
+            answer = look()
+            if answer is not None:
+                return answer
+        raise StoreUnavailableError(self.url, f"{what} changes all the time")
 
     # -- connecting --------------------------------------------------------------------------------
     def _engine(self) -> Engine:

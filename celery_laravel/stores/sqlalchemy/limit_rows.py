@@ -28,8 +28,8 @@ class LimitRows:
     """
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._dialect = database.dialect
-        self._tables = database.tables
         self._limits = database.tables.limits
         self._windows = database.tables.limit_windows
         self._starts = database.tables.limit_starts
@@ -42,10 +42,15 @@ class LimitRows:
     def lock_or_make(self, connection: Connection, name: str, keys: Iterable[str]) -> list[Row[Any]]:
         """The rows of keys, locked; they are made where there are none."""
         wanted = set(keys)
-        while len(rows := self.lock(connection, name, wanted)) < len(wanted):
-            for key in sorted(wanted.difference(row.key for row in rows)):
+
+        def lock() -> list[Row[Any]] | None:
+            rows = self.lock(connection, name, wanted)
+            missing = wanted.difference(row.key for row in rows)
+            for key in sorted(missing):
                 self._make(connection, giving(name=name, key=key))
-        return rows
+            return None if missing else rows
+
+        return self._database.until(lock, f"the limiter {name!r}")
 
     def now(self, connection: Connection) -> int:
         """The time; asked for once the rows are locked, lest a start be counted in a window that passed meanwhile."""

@@ -26,6 +26,7 @@ class LockRows:
     """
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._dialect = database.dialect
         self._table = database.tables.locks
 
@@ -75,8 +76,14 @@ class LockRows:
         takes one: they wait for each other at that row.
         """
         parameters = giving(key=key, owner="", kind="", task="", is_lease=False, call=0)
-        while connection.execute(self._head, parameters).first() is None:
-            self._make_head(connection, parameters)
+
+        def lock() -> Row[Any] | None:
+            head = connection.execute(self._head, parameters).first()
+            if head is None:
+                self._make_head(connection, parameters)
+            return head
+
+        self._database.until(lock, f"the lock {key!r}")
         return list(connection.execute(self._all_of_key, parameters).all())
 
     @cached_property
