@@ -72,6 +72,14 @@ EXPECTED = {
         "=> 1 sent again, under the same id, from attempt 1",
         "=> 3 prices imported, 0 failed jobs left",
     ],
+    "limits": [
+        "=> for gold, each on attempt: 1 1 1",
+        "=> ada's three started within ",
+        "=> 1 Low Road located on attempt ",
+        "=> 2 High Road located on attempt ",
+        "=> report 3 is built",
+        "=> logins: [True, True, False]",
+    ],
     "middleware": [
         "attempt 1: the service is down, again in 0.2 s",
         "nothing is sent to DE",
