@@ -138,16 +138,12 @@ class RedisLockStore:
 
     def _places(self) -> Iterator[list[bytes]]:
         """All holds as the index has them, the oldest first, by pages."""
-        seen: set[bytes] = set()
-        start: bytes = b"-inf"
-        while True:
-            page = self._connections.call(_TAKEN, (self._keys.locks_taken,), (start, PAGE))
-            places = [place for place in page[::2] if place not in seen]
-            if not places:
-                return
-            yield places
-            start = page[-1]  # again, for those that were taken in the same microsecond
-            seen.update(places)
+        start, seen_there = b"-inf", 0
+        while page := self._connections.call(_TAKEN, (self._keys.locks_taken,), (start, seen_there, PAGE)):
+            yield page[::2]
+            last = page[-1]
+            seen_there = page[1::2].count(last) + (seen_there if last == start else 0)
+            start = last  # again, for others that were taken in the same microsecond
 
     def _holds(self, names: Sequence[str]) -> list[LockRecord]:
         records: list[LockRecord] = []

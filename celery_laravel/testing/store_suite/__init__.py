@@ -31,8 +31,11 @@ from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
 from celery_laravel.testing.store_suite.contention import ContentionSuite
 from celery_laravel.testing.store_suite.debounces import DebounceSuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
-from celery_laravel.testing.store_suite.limits import LimitChangeSuite, LimitSuite, SeveralWindowsSuite
-from celery_laravel.testing.store_suite.locks import LockLeaseSuite, LockReleaseSuite, LockSuite
+from celery_laravel.testing.store_suite.limit_changes import LimitChangeSuite
+from celery_laravel.testing.store_suite.limits import LimitSuite, SeveralWindowsSuite
+from celery_laravel.testing.store_suite.lock_leases import LockLeaseSuite
+from celery_laravel.testing.store_suite.lock_release import LockReleaseSuite
+from celery_laravel.testing.store_suite.locks import LockSuite
 from celery_laravel.testing.store_suite.models import ModelSuite
 from celery_laravel.testing.store_suite.set_aside import SetAsideSuite
 from celery_laravel.testing.store_suite.settle import SettleSuite
