@@ -166,9 +166,9 @@ class Job(Task):
             delivery_info={"is_eager": True},
         )
         _task_stack.push(self)
-        self.push_request(**vars(request))
+        self.request_stack.push(request)  # Celery's `push_request` would copy from that of a job of this task outside
         try:
-            return self._runtime.runs.in_caller(self, self.request_stack.top, args, kwargs, keeps_record=keeps_record)
+            return self._runtime.runs.in_caller(self, request, args, kwargs, keeps_record=keeps_record)
         finally:
             self.pop_request()
             _task_stack.pop()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import chain
+from celery.app.trace import build_tracer
 
 from celery_laravel import ConfigurationError, JobReleasedError, WithoutOverlapping, install, signals
-from celery_laravel.attempt.ownership import new_owner
+from celery_laravel.attempt.ownership import new_owner, write_owner
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest
@@ -344,3 +345,19 @@ def test_it_shows_what_it_was_given(app: Celery, caplog: pytest.LogCaptureFixtur
     assert (
         "skipped by WithoutOverlapping('k', release_after=None), key overlap:job:k is held by somebody" in caplog.text
     )
+
+
+def test_a_job_that_runs_itself_in_a_worker_is_turned_away_too(app: Celery) -> None:
+    """Celery's `push_request` would let the inner start inherit the outer one's token."""
+    owners: list[str] = []
+
+    @app.task(name="job", bind=True, middleware=[WithoutOverlapping("k", release=False)])
+    def job(self: Any) -> None:
+        owners.extend(record.owner for record in held(app).values())
+        job.dispatch_sync()
+
+    task, request = app.tasks["job"], {"id": "an-id", "args": (), "kwargs": {}, "hostname": "here"}
+    owner = write_owner(request, "an-id")
+    build_tracer(task.name, task, app=app)("an-id", (), {}, request)
+
+    assert owners == [owner]
