@@ -80,6 +80,13 @@ EXPECTED = {
         "=> report 3 is built",
         "=> logins: [True, True, False]",
     ],
+    "locks": [
+        "=> balances: 10 10",
+        "=> rates refreshed once",
+        "attempt 1 holds overlap:tasks_examples.locks.close_account:2, a lock of kind overlap",
+        "=> account 2 closed on attempt 2",
+        "=> locks held: 0",
+    ],
     "middleware": [
         "attempt 1: the service is down, again in 0.2 s",
         "nothing is sent to DE",
@@ -96,6 +103,13 @@ EXPECTED = {
         "job_processed: greet",
         "batch_finished: Greetings, 1 job",
         "=> 100 %",
+    ],
+    "throttled": [
+        "call 2: the partner does not answer",
+        "call 3: the partner is back",
+        "=> order 1 is synchronised",
+        "=> order 2 is synchronised",
+        "=> PermissionError(\"wrong password '1234'\")",
     ],
     "timeouts": [
         "ask_slow_server: attempt 2",

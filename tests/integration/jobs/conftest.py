@@ -53,12 +53,14 @@ class Lab:
         self.app.record.client.rpush(f"record:{key}:go", 1)
 
     @contextmanager
-    def worker(self, *args: str, env: dict[str, str] | None = None, **more: Any) -> Iterator[RunningWorker]:
+    def worker(
+        self, *args: str, app: str = APP, env: dict[str, str] | None = None, **more: Any
+    ) -> Iterator[RunningWorker]:
         env = {f"JOBS_{name.upper()}": value for name, value in self.places.items()} | (env or {})
         env["JOBS_CONF"] = json.dumps(self.conf)
         env["C_FORCE_ROOT"] = "1"  # Celery refuses pickle to root, who runs the tests in a container
         with running_worker(
-            APP, args=["-Q", f"{self.places['queue']},other-{self.places['queue']}", *args], env=env, **more
+            app, args=["-Q", f"{self.places['queue']},other-{self.places['queue']}", *args], env=env, **more
         ) as worker:
             yield worker
 
