@@ -56,11 +56,13 @@ class LocksHere(Laravel):
         self.queue_job(job)
 
     def go_on_with_chain(self, job: Job) -> None:
-        if job.batch is not None:
-            super().go_on_with_chain(job)
-        elif job.rest:
-            following, *following.rest = job.rest
+        if not job.rest:
+            return
+        following, *following.rest = job.rest
+        if job.batch is None:
             self.queue_step(following)
+        else:
+            self.queue_job(following)
 
     def free_unique(self, run: Run) -> None:
         """Free the lock that a job's message holds; the next message of the job will hold none."""

@@ -67,7 +67,7 @@ class Middleware(Stage):
 
     def limits_of(self, name: str, label: str) -> list[LimitOf]:
         """The limits that a limiter sets a job; none for a job that it does not limit."""
-        data: Mapping[str, Any] = self.option(label, "data") or {}
+        data: Mapping[str, Any] = self.job(label).option("data") or {}
         found = []
         for spec in self.scenario.limiter(name):
             field, value = spec.get("unlimited_if") or (None, None)

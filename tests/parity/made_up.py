@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.parity import made_up_features as features
 from tests.parity.scenario import Scenario
 
 _LABELS = ("A", "B", "C", "D")
@@ -35,16 +36,17 @@ def _scripts(primitives: Any) -> Any:
     return st.lists(st.one_of(st.just("ok"), actions), min_size=1, max_size=4)
 
 
-def _jobs(primitives: Any) -> Any:
+def _jobs(primitives: Any, layers: Any = _LAYERS, **more: Any) -> Any:
     return st.fixed_dictionaries(
         {"script": _scripts(primitives)},
         optional={
+            **more,
             "tries": st.integers(1, 4),
             "max_exceptions": st.integers(1, 3),
             "backoff": st.one_of(st.sampled_from([0, 3]), st.lists(st.sampled_from([1, 4, 9]), min_size=1, max_size=3)),
             "retry_until_s": st.sampled_from([5, 20, 60]),
             "delay": st.sampled_from([0, 10]),
-            "middleware": st.lists(_LAYERS, max_size=2),
+            "middleware": st.lists(layers, max_size=3),
             "failed_hook": st.booleans(),
             "failed_hook_action": st.sampled_from(["raise:HookError", "dispatch:Z"]),
         },
@@ -64,10 +66,37 @@ def scenarios(draw: Any) -> Scenario:
     return Scenario.read({"name": "made up", "jobs": jobs, "steps": [*steps, {"op": "drain"}]})
 
 
+@st.composite
+def scenarios_with_locks_and_limits(draw: Any) -> Scenario:
+    """The same with jobs that are unique, limited, throttled and kept from overlapping, and with workers that die."""
+    shape = draw(st.sampled_from(["alone", "alone", "chain", "batch"]))
+    worker_may_die = draw(st.booleans())
+    primitives = st.one_of(_PLAIN, _OF_BATCHES) if shape == "batch" else _PLAIN
+    hard = st.one_of(primitives, st.sampled_from(["crash", "pause"])) if worker_may_die else primitives
+    layers = st.one_of(features.layers, features.layers, _LAYERS)
+    more = {"unique": features.uniqueness, "data": features.data, "class": st.just("One")}
+    jobs = {label: draw(_jobs(hard, layers, **more)) for label in _LABELS}
+    jobs |= {label: draw(_late_jobs(layers, more)) for label in _LATE}
+    members = draw(st.lists(st.sampled_from(_LABELS), min_size=1, max_size=4, unique=True))
+    starts = _starts(draw, "in a queue" if worker_may_die and shape == "alone" else shape, members)
+    step = st.one_of(_works(shape), features.steps(_LABELS, worker_may_die=worker_may_die))
+    steps = [*starts, *draw(st.lists(step, min_size=2, max_size=8)), {"op": "drain"}]
+    return Scenario.read({"name": "made up", "jobs": jobs, "steps": steps, "limiters": features.LIMITERS})
+
+
+def _late_jobs(layers: Any, more: dict[str, Any]) -> Any:
+    return st.fixed_dictionaries(
+        {"script": _scripts(st.sampled_from(["ok", "ok", "raise:E4", "fail:E5", "release:5"]))},
+        optional={"middleware": st.lists(layers, max_size=2), "failed_hook": st.booleans(), **more},
+    )
+
+
 def _starts(draw: Any, shape: str, members: list[str]) -> list[dict[str, Any]]:
     if shape == "alone":
         ops = st.sampled_from(["dispatch", "dispatch", "dispatch_sync"])
         return [{"op": draw(ops), "job": label} for label in members]
+    if shape == "in a queue":
+        return [{"op": "dispatch", "job": label} for label in members]
     if shape == "chain":
         return [{"op": "chain", "jobs": members}]
     cut = draw(st.integers(0, len(members)))

@@ -32,7 +32,7 @@ CALLBACKS = "callbacks"
 """The queue of callbacks, which has a worker of its own that is always at hand."""
 
 CAPABILITIES = frozenset(
-    {"RateLimited", "ThrottlesExceptions", "WithoutOverlapping"}
+    {"RateLimited", "ThrottlesExceptions", "WithoutOverlapping", "unique jobs"}
     | {"a worker that crashes", "a worker that pauses", "a worker in real time"}
 )
 """What `Scenario.needs` may name and this player can do."""
@@ -58,7 +58,6 @@ class World(Announcements, Declarations):
         self._queues: Queues[Any] = Queues()
         self._delivered: list[Any] = []
         self._dead: set[str] = set()
-        self.is_to_crash = False
         self._batches: dict[str, str] = {}
         self._channel = self.app.connection_for_read().channel()
         self.listen()
