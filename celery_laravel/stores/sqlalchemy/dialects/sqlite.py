@@ -14,7 +14,6 @@ from sqlalchemy.exc import OperationalError
 
 from celery_laravel import clock
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.stores.sqlalchemy.columns import microseconds
 from celery_laravel.stores.sqlalchemy.dialects.on_conflict import OnConflict
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class SQLite(OnConflict):
     begin = "BEGIN IMMEDIATE"  # a transaction that reads first and then writes could not be saved by waiting
     snapshot = ("BEGIN",)
     makes_its_schema = True
-    _now = bindparam("now", callable_=lambda: microseconds(clock.now()), type_=BigInteger())
+    _now = bindparam("now", callable_=lambda: int(clock.now() * 1_000_000), type_=BigInteger())  # never one to come
 
     def __init__(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
