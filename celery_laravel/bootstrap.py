@@ -71,7 +71,7 @@ def install(app: Celery) -> Celery:
     choose_connections(app)
     app.on_after_finalize.connect(_add_closures, dispatch_uid="celery_laravel.closures")
     if app.finalized:
-        add_closure_task(app)
+        add_closure_task(app, Job)
         settings_of(app)
     return app
 
@@ -105,7 +105,7 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
 
 
 def _add_closures(sender: Celery, **_: Any) -> None:
-    add_closure_task(sender)
+    add_closure_task(sender, Job)
 
 
 class _AdoptsTasks(TaskRegistry):

@@ -9,6 +9,7 @@ from celery import current_app
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.pending_batch import PendingBatch
+from celery_laravel.dispatch.pending_chain import PendingChain
 from celery_laravel.operations.failed_jobs import FailedJobs
 from celery_laravel.operations.locks import Locks
 from celery_laravel.runtime import runtime_of
@@ -54,6 +55,15 @@ class Bus:
     def batch(self, jobs: Any) -> PendingBatch:
         """Start building a batch of any iterable of signatures; a list among them is a chain."""
         return PendingBatch(self.app, jobs, runtime_of(self.app).callbacks.after)
+
+    @_OfTheApp
+    def chain(self, steps: Any) -> PendingChain:
+        """Start building a chain of signatures that run one after the other.
+
+        Raises:
+            TypeError: A step is no signature, or there is none.
+        """
+        return PendingChain(self.app, steps)
 
     @_OfTheApp
     def closure(self, function: Callable[..., Any]) -> PendingClosure:

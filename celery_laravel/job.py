@@ -21,6 +21,7 @@ from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_argumen
 from celery_laravel.dispatch.batch import Batch, hand_over, register_batches
 from celery_laravel.dispatch.by_name import check_sending_by_name
 from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher, refuse_what_is_not_there
+from celery_laravel.dispatch.members import as_signature
 from celery_laravel.errors import ManuallyFailedError
 from celery_laravel.message.arguments import register_exceptions
 from celery_laravel.message.durations import is_seconds
@@ -238,6 +239,31 @@ class Job(Task):
         if not running.verdict.is_final:
             running.verdict.deleted = True
 
+    def prepend_to_chain(self, signature: Any) -> None:
+        """Run a signature, or a list of them as a chain, next; what was to follow comes after it.
+
+        It takes effect when this attempt has succeeded: one that is released or
+        raises has changed nothing. The later of two calls runs first. In a batch
+        the new steps are members of it; a chain's ``catch`` holds for them too.
+
+        Raises:
+            TypeError: It is no signature.
+        """
+        self._running("prepend_to_chain").following.append((True, as_signature(self.app, signature, 0)))
+
+    def append_to_chain(self, signature: Any) -> None:
+        """Run a signature, or a list of them as a chain, after all that was to follow; else as `prepend_to_chain`.
+
+        Raises:
+            TypeError: It is no signature.
+            RuntimeError: The job's chain stands in the header of a chord, which
+                waits for the step that is now its last.
+        """
+        running = self._running("append_to_chain")
+        if self.request.chord or any((step.get("options") or {}).get("chord") for step in self.request.chain or ()):
+            raise RuntimeError(f"{self.name}.append_to_chain: a chord waits for the last step that its chain has now.")
+        running.following.append((False, as_signature(self.app, signature, 0)))
+
     # -- work
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -278,9 +304,9 @@ class Job(Task):
 
     # -- what the worker's parent asks
 
-    def is_member(self, request: Any) -> bool:
-        """Whether a request's job belongs to a batch, as far as its message tells."""
-        return unstarted(self, request).header.batch_id is not None
+    def is_followed(self, request: Any) -> bool:
+        """Whether a batch or a chain's ``catch`` waits for a request's job, as far as its message tells."""
+        return unstarted(self, request).header.is_followed
 
     def free_locks_of(self, owner: str) -> None:
         """Free the locks that were held under a token, its process being gone."""
@@ -289,6 +315,10 @@ class Job(Task):
     def free_unique_lock_of(self, request: Any) -> None:
         """Free the lock of a unique job that has been revoked or has expired."""
         unique.free(self, unstarted(self, request))
+
+    def give_up_slots_of(self, request: Any) -> None:
+        """Give up the starts that limiters keep for a job that has been revoked or has expired."""
+        self._runtime.settlement.give_up_slots(unstarted(self, request))
 
     def settle_without_child(self, request: Any, error: Exception | None) -> None:
         """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""

@@ -11,6 +11,7 @@ from celery_laravel.dispatch.batch import Batch
 from celery_laravel.settings import Settings, forget_settings, settings_of
 from celery_laravel.stores.factory import failed_jobs_of, forget_stores, store_of
 from celery_laravel.worker.batch import BatchCallbacks
+from celery_laravel.worker.chains import ChainCatches
 from celery_laravel.worker.defaults import AttemptDefaults, defaults_of, forget_defaults
 from celery_laravel.worker.executor import Executor
 from celery_laravel.worker.runs import Runs
@@ -76,7 +77,8 @@ class Runtime:
         """Settles attempts."""
         options = self.app.conf.broker_transport_options or {}
         keep = timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
-        return Settlement(lambda: self.store, lambda: self.failed_jobs, self.callbacks, keep)
+        chains = ChainCatches(self.app, lambda: self.store)
+        return Settlement(lambda: self.store, lambda: self.failed_jobs, self.callbacks, chains, keep)
 
     @cached_property
     def runs(self) -> Runs:

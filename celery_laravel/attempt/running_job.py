@@ -38,6 +38,8 @@ class RunningJob:
     unique lock is the next one's; ``is_unlocked``: that lock has been freed;
     ``lease`` is the unique lock that it still has
     to take before it may run.
+    ``following`` are the signatures that its chain is to go on with, should it
+    succeed: each with whether it comes before all others, or after them.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -61,6 +63,7 @@ class RunningJob:
     is_handed_on: bool = False
     is_unlocked: bool = False
     lease: LockRequest | None = None
+    following: list[tuple[bool, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.slots.update(self.header.slots)

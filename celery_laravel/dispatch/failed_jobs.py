@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import DisabledBackend
@@ -13,8 +14,8 @@ from kombu.serialization import loads, registry
 
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
-from celery_laravel.message.canvas import members_of
-from celery_laravel.message.header import read_header, with_header
+from celery_laravel.message.canvas import change_headers, members_of
+from celery_laravel.message.header import next_round, read_header, with_header
 from celery_laravel.stores.factory import failed_jobs_of, store_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     header = read_header(signature.options.get("headers"))
     deadline = _deadline(app, job, signature)
     signature.options["headers"] = with_header(signature.options.get("headers"), header.afresh(deadline=deadline))
+    if header.chain is not None:
+        for rest in (signature.options.get("chain"), signature.options.get("chord")):
+            change_headers(rest, lambda following: replace(following, chain=next_round(following.chain)))
     records = failed_jobs_of(app)
     if not records.forget(job.id):
         return False

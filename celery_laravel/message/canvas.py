@@ -8,10 +8,11 @@ those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from celery_laravel.message.header import NAME, Header, with_header
+from celery_laravel.message.header import NAME, Header, read_header, with_header
 
 
 def tasks_of(signature: Any) -> Iterator[Any]:
@@ -35,11 +36,21 @@ def mark_members(signature: Any, batch_id: str, first_index: int, queue: str | N
     index = first_index
     for task in tasks_of(signature):
         options = task["options"]
-        options["headers"] = with_header(options.get("headers"), Header(batch_id=batch_id, index=index))
+        header = replace(read_header(options.get("headers")), batch_id=batch_id, index=index)
+        options["headers"] = with_header(options.get("headers"), header)
         if queue is not None:
             options.setdefault("queue", queue)
         index += 1
     return index
+
+
+def change_headers(signatures: Any, change: Callable[[Header], Header]) -> None:
+    """Change the library's header of every task within a signature, or a list of them, and of what follows each."""
+    for task in tasks_of(signatures) if signatures else ():
+        options = task["options"]
+        options["headers"] = with_header(options.get("headers"), change(read_header(options.get("headers"))))
+        change_headers(options.get("chain"), change)
+        change_headers(options.get("chord"), change)
 
 
 def members_of(signatures: Any, batch_id: str) -> tuple[int, ...]:

@@ -84,7 +84,8 @@ def unpack(payload: Any, *, keys: Sequence[str], task_id: str) -> Any:
     """
     cloudpickle, _ = _modules()
     text, _, signature = payload.rpartition(".") if isinstance(payload, str) else ("", "", "")
-    if not _signer(keys).verify_signature(_bound(text, task_id), signature):
+    signer = _signer(keys)
+    if not any(signer.verify_signature(_bound(text, bound), signature) for bound in _bindings(task_id)):
         raise InvalidSignatureError(
             f"The closure of job {task_id!r} was not signed for it with a laravel_secret_key of this worker. It was "
             "changed on its way, copied from another job, or signed with a key that this worker does not have."
@@ -111,6 +112,12 @@ def _signer(keys: Sequence[str]) -> Any:
     _, itsdangerous = _modules()
     oldest_first = list(reversed(keys))  # itsdangerous signs with the last
     return itsdangerous.Signer(oldest_first, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+
+
+def _bindings(task_id: str) -> list[str]:
+    """What a job's closure may be signed for: its id, or all those that catch failures of one chain, in any round."""
+    chain_id, separator, _ = task_id.rpartition(":catch:")
+    return [task_id, f"{chain_id}:catch"] if separator else [task_id]
 
 
 def _bound(text: str, task_id: str) -> str:

@@ -42,8 +42,11 @@ class Header:
     that the job holds under its id, for ``unique_for`` seconds from its dispatch
     where that is given; ``waits`` counts how often in a row it was put back
     because another job held the lock. ``debounce`` is its place among the
-    dispatches of a debounced job: the key, the period, the number. Keys of the
-    same version that are not known are carried along in ``extra``.
+    dispatches of a debounced job: the key, the period, the number. ``chain`` is
+    the chain with callbacks in which it is a step: its ``id``, the signatures
+    that ``catch`` a failure, as data, and in which ``round`` it is, which counts
+    the retries of failed steps. Keys of the same version that are not known are
+    carried along in ``extra``.
     """
 
     turn: int = 0
@@ -59,12 +62,18 @@ class Header:
     unique_for: float | None = None
     waits: int = 0
     debounce: Sequence[Any] | None = None
+    chain: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to say, so that the message goes without the header."""
         return self == _EMPTY
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether somebody waits for the job's end, so that it must not be lost: a batch, or a chain's ``catch``."""
+        return self.batch_id is not None or self.chain is not None
 
     @property
     def was_dispatched(self) -> bool:
@@ -87,7 +96,10 @@ class Header:
 
     def afresh(self, *, deadline: float | None = None) -> Header:
         """The header of a failed job that is tried again: attempt 1, in a turn of its own."""
-        return replace(self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline, slots=_NOTHING)
+        chain = next_round(self.chain)
+        return replace(
+            self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline, slots=_NOTHING, chain=chain
+        )
 
     def encode(self) -> dict[str, Any]:
         """The header as it travels; fields that say nothing are left out."""
@@ -145,6 +157,7 @@ _FIELDS: dict[str, Any] = {
     "unique_for": None,
     "waits": 0,
     "debounce": None,
+    "chain": None,
 }
 _EMPTY = Header()
 
@@ -177,6 +190,8 @@ def _checked(key: str, value: Any) -> Any:
         valid = value is None or isinstance(value, str)
     elif key == "slots":
         valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
+    elif key == "chain":
+        valid = value is None or _is_chain(value)
     elif key == "debounce":
         valid = value is None or _is_place(value)
     elif key == "unique_for":
@@ -190,6 +205,19 @@ def _checked(key: str, value: Any) -> Any:
     if not valid:
         raise InvalidMessageError(f"The message's {NAME!r} header has {key} = {value!r}.")
     return value
+
+
+def next_round(chain: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a chain's steps say once a failed one is tried again, so that another failure is caught again."""
+    return None if chain is None else {**chain, "round": chain.get("round", 0) + 1}
+
+
+def _is_chain(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+        return False
+    catch, number = value.get("catch", []), value.get("round", 0)
+    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return is_count and isinstance(catch, list) and all(isinstance(item, dict) and "task" in item for item in catch)
 
 
 def _is_slots(item: tuple[Any, Any]) -> bool:

@@ -8,7 +8,6 @@ from celery import signature as to_signature
 
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.errors import InvalidSignatureError
-from celery_laravel.job import Job
 from celery_laravel.message.arguments import ExceptionArgument
 from celery_laravel.message.closures import TASK, require_keys, unpack
 from celery_laravel.message.exceptions import exception_to_data
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-def add_closure_task(app: Celery) -> None:
-    """Give an app that has a ``laravel_secret_key`` the task that runs closures; once is enough."""
+def add_closure_task(app: Celery, base: type) -> None:
+    """Give an app that has a ``laravel_secret_key`` the job, of class ``base``, that runs closures; once is enough."""
     if settings_of(app).secret_key and TASK not in app.tasks:
-        app.task(name=TASK, base=Job, bind=True, typing=False, shared=False, failed=_failed)(_run)
+        app.task(name=TASK, base=base, bind=True, typing=False, shared=False, failed=_failed)(_run)
 
 
 def _run(job: Any, *args: Any, closure: str) -> Any:

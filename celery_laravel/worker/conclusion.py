@@ -56,6 +56,8 @@ def conclude(  # noqa: PLR0917  the parts of one attempt
         _pass_on(task, request, settlement, running, outcome.error, arguments)
         raise outcome.error
     settlement.free_unique_lock(task, running, soon=True)  # before Celery sends what follows
+    if running.following:
+        settlement.extend_chain(request, running)
     return outcome.value
 
 

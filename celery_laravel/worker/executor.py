@@ -257,13 +257,13 @@ def _read(request: Any) -> tuple[Header, Exception | None]:
 
 
 def _came_again(task: Any, request: Any, header: Header) -> bool:
-    """Whether this is a batch's member of which the broker says that it was delivered before.
+    """Whether this is a batch's member, or a chain's step, of which the broker says that it was delivered before.
 
-    A member is put back when its worker is lost, even one that declares no
+    Either is put back when its worker is lost, even one that declares no
     limit; its starts are counted from then on, so that one which kills its
     worker every time comes to an end.
     """
-    if header.batch_id is None or request.is_eager or task.declares_acks_late:
+    if not header.is_followed or request.is_eager or task.declares_acks_late:
         return False
     return bool((request.delivery_info or {}).get("redelivered"))
 

@@ -70,14 +70,16 @@ class JobRequest(Request):
         return self._goes_on
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        """Count a batch's member that was revoked or has expired, and free a unique job's lock: nobody else would."""
+        """Settle a batch's member or a chain's step that was revoked or has expired; give up lock and starts kept."""
         super()._announce_revoked(reason, terminated, signum, expired)
         if terminated and self.lease_owners:
             leases.leave(self)
-        if self.task.is_member(self._context):
+        if self.task.is_followed(self._context):
             self._settle(TaskRevokedError(reason))
-        elif self.task.job_options.unique:
+            return
+        if self.task.job_options.unique:
             self._free_unique_lock()
+        self.task.give_up_slots_of(self._context)
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """Keep the leases of a job whose process has been told to end, because the broker is gone, until it has."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import FailedJobStore, Store
     from celery_laravel.worker.batch import BatchCallbacks
+    from celery_laravel.worker.chains import ChainCatches
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class Settlement:
         store: Callable[[], Store],
         failed_store: Callable[[], FailedJobStore],
         callbacks: BatchCallbacks,
+        chains: ChainCatches,
         keep_ended: timedelta,
     ) -> None:
         self._store = store
         self._failed_jobs = failed_store
         self._callbacks = callbacks
+        self._chains = chains
         self._keep_ended = keep_ended
 
     def free_locks(self, running: RunningJob) -> None:
@@ -65,11 +68,23 @@ class Settlement:
             with _isolated(running, "freeing its unique lock"):
                 unique.free(task, running, soon=soon)
 
+    def extend_chain(self, request: Any, running: RunningJob) -> None:
+        """Put what the job said is to follow into its chain, which Celery goes on with once it has returned."""
+        with _isolated(running, "changing its chain"):
+            self._chains.extend(request, running)
+
+    def give_up_slots(self, running: RunningJob) -> None:
+        """Give up the starts that limiters keep for a job that has ended without coming for them: seldom any."""
+        slots, running.slots = running.slots, {}
+        for name, keys in slots.items():
+            with _isolated(running, "giving up the start that a limiter keeps for it"):
+                self._store().limits.cancel(name, keys, caller=running.id)
+
     def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> None:
         """Settle a job that is done: in one call of the store its batch counts it and its last turn ends."""
         running.is_settled = True
         self.free_unique_lock(task, running, soon=True)
-        self._give_up_slots(running)
+        self.give_up_slots(running)
         member, attempt = batch.succeeded(running), self._end(running)
         if member is not None or attempt is not None:
             with _isolated(running, "counting it and ending its turn"):
@@ -79,7 +94,7 @@ class Settlement:
     def failed(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any
     ) -> None:
-        """Settle a job that failed for good: unique lock, batch, hook, record and signal, in that order.
+        """Settle a job that failed for good: unique lock, batch, chain, hook, record and signal, in that order.
 
         Its turn is left open (`finished`), so that a worker that dies before
         Celery has stored the failure leaves a job that is picked up again and
@@ -87,11 +102,14 @@ class Settlement:
         """
         running.is_settled = True
         self.free_unique_lock(task, running)
-        self._give_up_slots(running)
+        self.give_up_slots(running)
         member = batch.failed(running, request, error)
         if member is not None:
             with _isolated(running, "counting it"):
                 self._callbacks.after(self._store().settle(member=member, attempt=None, keep=self._keep_ended))
+        if running.header.chain is not None:
+            with _isolated(running, "having its chain catch it"):
+                self._chains.caught(running, error)
         hook = running.options.failed
         if hook is not None:
             with _isolated(running, "its failed() hook"):
@@ -126,7 +144,7 @@ class Settlement:
     def forgotten(self, running: RunningJob) -> None:
         """Drop what the store knows of a job that Celery goes on with by itself under the same id."""
         running.is_settled = True
-        self._give_up_slots(running)
+        self.give_up_slots(running)
         if running.is_durable:
             with _isolated(running, "forgetting its attempts"):
                 self._store().attempts.forget(running.id)
@@ -145,13 +163,6 @@ class Settlement:
             self.failed(task, request, running, error, args, kwargs)
         if isinstance(running.outcome, Failed):
             self.finished(running)
-
-    def _give_up_slots(self, running: RunningJob) -> None:
-        """Give up the starts that limiters keep for a job that has ended without coming for them: seldom any."""
-        slots, running.slots = running.slots, {}
-        for name, keys in slots.items():
-            with _isolated(running, "giving up the start that a limiter keeps for it"):
-                self._store().limits.cancel(name, keys, caller=running.id)
 
     def _end(self, running: RunningJob) -> AttemptEnd | None:
         if not running.is_durable:

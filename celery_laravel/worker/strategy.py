@@ -17,9 +17,10 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     """The handler of a job's messages, made when the worker starts.
 
     Celery reads the time limit and the kind of acknowledgement from the task,
-    so the handlers are made with copies of it. A message of a batch's member, or
-    of its callback, is acknowledged late unless its task declares ``acks_late``,
-    so that a worker's death cannot leave the batch waiting for ever.
+    so the handlers are made with copies of it. A message of a batch's member, of
+    its callback, or of a step whose chain has callbacks, is acknowledged late
+    unless its task declares ``acks_late``, so that a worker's death cannot leave
+    the batch waiting for ever, or the chain's failure uncaught.
     """
     limited = _twin(task)
     timeout = timeout_of(task.job_options, defaults_of(app))
@@ -34,8 +35,8 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
 
     def handler(message: Any, *args: Any, **kwargs: Any) -> Any:
         header = (message.headers or {}).get(NAME)
-        is_of_batch = isinstance(header, dict) and (header.get("batch_id") or header.get("callback"))
-        return (late if is_of_batch else plain)(message, *args, **kwargs)
+        is_followed = isinstance(header, dict) and any(header.get(key) for key in ("batch_id", "callback", "chain"))
+        return (late if is_followed else plain)(message, *args, **kwargs)
 
     return handler
 

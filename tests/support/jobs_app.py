@@ -138,10 +138,17 @@ def _do(job: Any, key: str, action: str, argument: str) -> Any:
         "add": lambda: job.batch.add([job.app.signature("plain", (argument, ["return:added"]))]),
         "cancel": lambda: job.batch.cancel() and None,
         "replace": lambda: job.replace(job.app.signature("plain", (f"{key}:{argument}", ["return:replaced"]))),
+        "prepend": lambda: job.prepend_to_chain(_step(job.app, f"{key}:{argument}", "return:added")),
+        "append": lambda: job.append_to_chain(_step(job.app, f"{key}:{argument}", "return:added")),
+        "prepend_failing": lambda: job.prepend_to_chain(_step(job.app, f"{key}:{argument}", "raise:added")),
         "replace_group": lambda: job.replace(_group(job.app, key)),
         "replace_chain": lambda: job.replace(_group(job.app, key, is_chain=True)),
     }
     return actions[action]()
+
+
+def _step(app: Celery, key: str, action: str) -> Any:
+    return app.signature("tries1", (key, [action]), immutable=True)
 
 
 def _group(app: Celery, key: str, *, is_chain: bool = False) -> Any:

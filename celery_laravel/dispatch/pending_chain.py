@@ -1,0 +1,149 @@
+"""A chain while it is being built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import Task, chain
+from celery.canvas import Signature
+from celery.utils import uuid
+from kombu.utils.json import dumps, loads
+
+from celery_laravel.dispatch.closures import PendingClosure
+from celery_laravel.dispatch.members import as_signature
+from celery_laravel.message.canvas import change_headers, tasks_of
+from celery_laravel.message.durations import is_seconds
+from celery_laravel.settings import settings_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.result import AsyncResult
+
+    from celery_laravel.message.header import Header
+
+
+class PendingChain:
+    """Jobs that are to run one after the other, and what shall happen when one fails.
+
+    A step is what may stand in a batch: a signature, a group, a chord, a
+    function (with ``laravel_secret_key``). Results pass from step to step as in
+    any chain of Celery's: ``.s`` receives the previous result, ``.si`` does not.
+    Every method but `dispatch`, `dispatch_if`, `dispatch_unless` and `signature`
+    returns the pending chain, so that calls chain.
+
+        Bus.chain([download.s(url), encode.s(), publish.s()]).catch(alert.s()).on_queue("podcasts").dispatch()
+
+    Raises:
+        TypeError: A step is no signature, or there is none.
+    """
+
+    def __init__(self, app: Celery, steps: Any) -> None:
+        if isinstance(steps, (Signature, Mapping, str)) or not steps:
+            raise TypeError(f"A chain takes a list of signatures, not {steps!r}. Give [first.s(…), second.s(…)].")
+        self._app = app
+        self._steps = [as_signature(app, step, position) for position, step in enumerate(steps)]
+        self._catches: list[Signature | PendingClosure] = []
+        self._queue: str | None = None
+        self._countdown = 0.0
+
+    def catch(self, callback: Any) -> PendingChain:
+        """Call ``callback(exc)``, as a job of its own, when a step has failed for good, whichever and however.
+
+        A signature, or with ``laravel_secret_key`` a function. The steps after
+        the failed one do not run. Of several members of a group that fail, the
+        first failure is caught; a failed step that is tried again and fails
+        again is caught again.
+
+        Raises:
+            TypeError: It is neither, or its arguments are not what JSON can carry.
+        """
+        if isinstance(callback, Task):
+            callback = callback.s()
+        if isinstance(callback, Mapping) and not isinstance(callback, Signature) and "task" in callback:
+            callback = Signature.from_dict(dict(callback), app=self._app)
+        if callable(callback) and not isinstance(callback, Signature) and settings_of(self._app).secret_key:
+            callback = PendingClosure(self._app, callback)
+        if not isinstance(callback, (Signature, PendingClosure)):
+            raise TypeError(
+                f"catch({callback!r}): a callback must be a task's signature, such as task.s(). A plain function "
+                "travels to a worker only with the setting 'laravel_secret_key', which signs it."
+            )
+        self._catches.append(callback)
+        return self
+
+    def on_queue(self, queue: str) -> PendingChain:
+        """Send the steps to this queue, save those that name one themselves."""
+        self._queue = queue
+        return self
+
+    def delay(self, seconds: float | timedelta) -> PendingChain:
+        """Let the first step wait for so many seconds.
+
+        Raises:
+            ValueError: It is negative, or no duration.
+        """
+        countdown = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if not is_seconds(countdown):
+            raise ValueError(f"delay({seconds!r}): the delay must be seconds or a timedelta, not negative.")
+        self._countdown = float(countdown)
+        return self
+
+    def dispatch(self) -> AsyncResult[Any]:
+        """Send the first step, and return the result of the last, whose ``parent`` leads back to the first.
+
+        Raises:
+            TypeError: A callback's arguments, or what a function captures, cannot travel.
+        """
+        return self.signature().apply_async()
+
+    def dispatch_if(self, condition: Any) -> AsyncResult[Any] | None:
+        """Dispatch if a condition holds: a value, or a callable without arguments. None when it does not."""
+        return self.dispatch() if (condition() if callable(condition) else condition) else None
+
+    def dispatch_unless(self, condition: Any) -> AsyncResult[Any] | None:
+        """Dispatch unless a condition holds: a value, or a callable without arguments. None when it does."""
+        return None if (condition() if callable(condition) else condition) else self.dispatch()
+
+    def signature(self) -> Signature:
+        """The chain as a signature of Celery's, to stand in another canvas; for one dispatch."""
+        steps = [step.clone() for step in self._steps]
+        for task in [task for step in steps for task in tasks_of(step)]:
+            if self._queue is not None:
+                task["options"].setdefault("queue", self._queue)
+        if self._countdown:
+            for task in tasks_of(steps[0]):
+                task["options"].setdefault("countdown", self._countdown)
+        if self._catches:
+            self._mark(steps)
+        return chain(*steps, app=self._app) if len(steps) > 1 else steps[0]
+
+    def _mark(self, steps: list[Signature]) -> None:
+        """Tell every step whom to call when it fails."""
+        chain_id = uuid()
+        catch = [
+            _as_data(
+                callback.signature(f"{chain_id}:catch", immutable=False)
+                if isinstance(callback, PendingClosure)
+                else callback
+            )
+            for callback in self._catches
+        ]
+
+        def with_chain(header: Header) -> Header:
+            return replace(header, chain={"id": chain_id, "catch": catch})
+
+        for step in steps:
+            change_headers(step, with_chain)
+
+
+def _as_data(callback: Signature) -> dict[str, Any]:
+    """A callback as it travels with every step; its arguments must be what JSON can carry."""
+    try:
+        data: dict[str, Any] = loads(dumps(dict(callback)))
+    except (TypeError, ValueError) as error:
+        msg = f"catch({callback!r}): its arguments travel as JSON, which cannot carry them: {error}"
+        raise TypeError(msg) from error
+    return data

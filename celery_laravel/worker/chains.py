@@ -1,0 +1,78 @@
+"""What a chain does about a step that failed: its ``catch`` callbacks are sent, once a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import signature as to_signature
+
+from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.canvas import change_headers, mark_members, tasks_of
+from celery_laravel.message.exceptions import exception_to_data
+from celery_laravel.message.header import Header, with_header
+from celery_laravel.stores.records import AttemptEnd, StartStatus
+from celery_laravel.worker.executor import KEEP_OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.stores.contracts import Store
+
+
+class ChainCatches:
+    """Sends what is to catch a chain's failure, as jobs of their own."""
+
+    def __init__(self, app: Celery, store: Callable[[], Store]) -> None:
+        self._app = app
+        self._store = store
+
+    def caught(self, running: RunningJob, error: BaseException) -> None:
+        """Send the callbacks of the chain in which a job has failed for good.
+
+        Of several members of a group that fail, the first one does; a retry of a
+        failed step begins another round, in which a failure is caught again.
+        That the round has failed is written down as a turn of a job of the
+        chain's name: one whose sender died is begun again, and the callbacks are
+        sent again under the same ids, under which each runs once.
+        """
+        chain = running.header.chain or {}
+        if not chain.get("catch"):
+            return
+        name = f"{chain['id']}:catch:{chain.get('round', 0)}"
+        attempts = self._store().attempts
+        start = attempts.begin(
+            name, turn=0, attempts=0, exceptions=0, owner=running.id, lease=timedelta(0), keep=KEEP_OPEN
+        )
+        if start.status is not StartStatus.STARTED:
+            return
+        for position, data in enumerate(chain["catch"]):
+            self._send(f"{name}:{position}", data, error)
+        attempts.end(AttemptEnd(name, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
+
+    def extend(self, request: Any, running: RunningJob) -> None:
+        """Put what a running job said is to follow into the rest of its chain: in front of it, or at its end."""
+        rest = list(request.chain or ())  # Celery keeps it with the next step last
+        for comes_first, signature in running.following:
+            steps = self._steps(signature, running)
+            rest = [*rest, *reversed(steps)] if comes_first else [*reversed(steps), *rest]
+        request.chain = rest
+
+    def _steps(self, signature: Any, running: RunningJob) -> list[Any]:
+        header = running.header
+        if header.chain is not None:
+            change_headers(signature, lambda own: replace(own, chain=header.chain))
+        if header.batch_id is not None:
+            index = self._store().batches.add(header.batch_id, sum(1 for _ in tasks_of(signature)))
+            mark_members(signature, header.batch_id, index, None)
+        return list(signature.tasks) if signature.get("subtask_type") == "chain" else [signature]
+
+    def _send(self, task_id: str, data: dict[str, Any], error: BaseException) -> None:
+        signature = to_signature(dict(data), app=self._app).clone()
+        headers = with_header(signature.options.get("headers"), Header(callback=task_id))
+        argument = ExceptionArgument(exception_to_data(error))
+        signature.apply_async(args=(argument,), task_id=task_id, headers=headers)
