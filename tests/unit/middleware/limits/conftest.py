@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.app.trace import build_tracer
-from celery.worker.request import Request
 
 from celery_laravel import clock, install, signals
 from celery_laravel.middleware.limits import rate_limiter
 from celery_laravel.stores.factory import store_of
+from celery_laravel.worker.request import JobRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,11 +67,19 @@ def calls(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Calls:
     return calls
 
 
+class Eventer:
+    enabled = False
+
+    def send(self, *args: Any, **options: Any) -> None:
+        """Send nothing."""
+
+
 class Worker:
     """Delivers the messages of an app in memory through Celery's own request and tracer, each when it is due."""
 
     def __init__(self, app: Celery, time: Clock) -> None:
         self.delays: list[float] = []
+        self.headers: list[Any] = []
         self.deliveries = 0
         self._app, self._time = app, time
         self._due: dict[str, float] = {}
@@ -108,8 +116,11 @@ class Worker:
 
     def _deliver(self, message: Any) -> None:
         self.deliveries += 1
+        self.headers.append(message.headers.get("laravel"))
         task = self._app.tasks[message.headers["task"]]
-        request = Request(message, app=self._app, task=task, hostname="here", eventer=None)
+        request = JobRequest(message, app=self._app, task=task, hostname="here", eventer=Eventer())
+        if request.revoked():
+            return
         args, kwargs, embed = message.payload
         context = {**request.request_dict, **embed, "hostname": "here", "is_eager": False}
         build_tracer(task.name, task, app=self._app)(request.id, args, kwargs, context)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.exceptions import Ignore
+from celery.worker import state
 
 from celery_laravel import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from celery_laravel import (
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.middleware.rate_limited import PADDING
 from celery_laravel.stores.factory import store_of
+from celery_laravel.worker.request import JobRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -425,6 +427,39 @@ def test_giving_up_what_is_kept_asks_only_for_jobs_that_have_something_kept(
     worker.work_until_idle()
     assert [type(error) for error in failures] == [MaxAttemptsExceededError]
     assert calls == ["take", "take", "cancel"]
+
+
+def test_a_message_says_what_is_kept_for_its_job_until_it_is_granted(app: Celery, worker: Worker) -> None:
+    RateLimiter.define("search", lambda job: [Limit.per_minute(1), Limit.per_hour(9).by(7)])
+
+    @app.task(bind=True, middleware=[RateLimited("search")])
+    def job(self: Any) -> None:
+        if self.attempts == 2:
+            self.release(1)
+
+    job.delay(), job.delay()
+    worker.work_until_idle()
+    slots = [header and header.get("slots") for header in worker.headers]
+    assert slots[:4] == [None, None, {"limiter:search": ["60:", "3600:7"]}, None]
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_job_that_is_revoked_or_expires_gives_up_what_is_kept_for_it(
+    make_job: Callable[..., Any], worker: Worker, time: Clock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    RateLimiter.define("search", lambda job: Limit.per_minute(1))
+    job = make_job(RateLimited("search"))
+    job.delay()
+    waiting = job.apply_async(expires=datetime.now(timezone.utc) + timedelta(hours=1))
+    worker.work()
+    if how == "revoked":
+        state.revoked.add(waiting.id)
+    else:
+        monkeypatch.setattr(JobRequest, "maybe_expire", lambda self: True)  # by Celery's clock it has not
+    time.now += 60 + PADDING
+    assert counted(job.app, "search") == 1
+    worker.work()
+    assert counted(job.app, "search") == 0
 
 
 def test_a_job_under_two_limiters_never_counts_twice_in_the_first(
