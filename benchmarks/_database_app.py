@@ -1,4 +1,8 @@
-"""The app of the database broker's benchmark, on either broker: `BENCH_BROKER` and `BENCH_FOLDER` say where."""
+"""The app of the database broker's benchmark, on either broker: the environment says which, and where.
+
+`BENCH_BROKER` is ``database`` or ``filesystem``, or a URL; `BENCH_FOLDER` is
+where files go.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,12 @@ register()
 
 
 def make_app(broker: str, folder: Path) -> Celery:
-    """An app on ``database`` or ``filesystem``, each at its defaults, with its files in ``folder``."""
+    """An app on ``database``, ``filesystem`` or a URL, each at its defaults, with its files in ``folder``."""
     app = Celery("bench", set_as_current=False)
     app.conf.update(task_ignore_result=True, broker_url=f"database+sqlite:///{folder}/broker.db")
-    if broker == "filesystem":
+    if "://" in broker:
+        app.conf.broker_url = broker
+    elif broker == "filesystem":
         parts = {name: str(folder / name) for name in ("data", "control")}
         for part in parts.values():
             Path(part).mkdir(exist_ok=True)

@@ -1,4 +1,9 @@
-"""The database broker on SQLite against kombu's ``filesystem://``, both at their defaults.
+"""The database broker on SQLite against kombu's ``filesystem://``, and on PostgreSQL against its ``sqla+postgresql://``.
+
+All are at their defaults. On PostgreSQL four workers share the queue, with a
+child each, and what is measured is how fast they empty it. kombu's transport acknowledges
+nothing and keeps what it has delivered; with it the jobs of a killed worker are
+gone, with ours they are not.
 
 Caveats: publisher, worker and its two children share the processors. The jobs
 do next to nothing: they add a byte to a file, by which the end is noticed. A
@@ -12,20 +17,27 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import NotMeasuredError
 from benchmarks._database_app import make_app
-from benchmarks.measuring import wait_for, worker
+from benchmarks.measuring import alternate, wait_for, worker
+from celery_laravel.transport.database.migrating import migrate
+from celery_laravel.transport.database.options import BrokerOptions
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
     from celery import Celery
 
+APP = "benchmarks._database_app"
 JOBS = 2000
+WORKERS = 4
+WARMING_JOBS = 1000
 LONE_JOBS = 15
 SHORT_LONE_JOBS = 5
 ATTEMPTS = 3
@@ -49,9 +61,61 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
             measured[broker].append(_measure(broker, lone_jobs))
     ours, theirs = measured["database"], measured["filesystem"]
     return [
+        *_on_postgresql(rounds),
         _row("database broker on SQLite, end to end", 0, ours, theirs, unit="jobs/s", reach="≥ 1.5"),
         _row("database broker on SQLite, latency of a lone job", 1, ours, theirs, unit="ms", reach="≤ 0.1"),
     ]
+
+
+def _on_postgresql(rounds: int) -> list[dict[str, Any]]:
+    from tests.servers.contract import ServerMissingError
+    from tests.servers.servers import Servers
+
+    servers = Servers()
+    try:
+        url = servers.url("postgresql")
+        migrate(BrokerOptions(url))
+        ours, theirs, ratio = alternate(
+            rounds,
+            partial(_shared_by_workers, f"database+{url}"),
+            partial(_shared_by_workers, f"sqla+{url}"),
+        )
+    except ServerMissingError as error:
+        raise NotMeasuredError(f"no PostgreSQL: {error}") from error
+    finally:
+        servers.close()
+    return [
+        {
+            "name": f"database broker on PostgreSQL, {WORKERS} workers emptying a queue",
+            "ours": ours,
+            "theirs": theirs,
+            "ratio": ratio,
+            "reach": "≥ 3",
+            "unit": "jobs/s",
+            "note": "against sqla+postgresql:// of kombu at its default",
+        }
+    ]
+
+
+def _shared_by_workers(broker: str) -> float:
+    """Jobs a second of several workers at once: of the jobs sent before they start, those after the first part."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        app = make_app(broker, folder)
+        stack.callback(app.close)
+        with app.producer_or_acquire() as producer:
+            for _ in range(WARMING_JOBS + JOBS):
+                app.send_task("arrive", (0,), producer=producer)
+        environment = {"BENCH_BROKER": broker, "BENCH_FOLDER": name}
+        arguments = ("-c", "1", "--without-gossip", "--without-mingle")
+        workers = [
+            stack.enter_context(worker(environment, "-n", f"bench{number}@localhost", *arguments, app=APP))
+            for number in range(WORKERS)
+        ]
+        record = folder / "arrivals"
+        _wait(workers[0], lambda: len(_lines(record)) >= WARMING_JOBS + JOBS)
+        done = sorted(float(line) for line in _lines(record))
+        return JOBS / (done[-1] - done[WARMING_JOBS])
 
 
 def _row(name: str, field: int, ours: list[_Round], theirs: list[_Round], *, unit: str, reach: str) -> dict[str, Any]:
@@ -72,7 +136,7 @@ def _measure(broker: str, lone_jobs: int) -> _Round:
             folder = Path(name)
             app = make_app(broker, folder)
             try:
-                with worker({"BENCH_BROKER": broker, "BENCH_FOLDER": name}, app="benchmarks._database_app") as process:
+                with worker({"BENCH_BROKER": broker, "BENCH_FOLDER": name}, app=APP) as process:
                     _arrivals(app, folder, process, 1)  # the worker is up
                     latency = median(_arrivals(app, folder, process, lone_jobs))
                     return _Round(_throughput(app, folder, process), latency * 1000)

@@ -20,6 +20,7 @@ from celery_laravel.transport.database.qos import QoS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from celery_laravel.transport.database.connection import Version
     from celery_laravel.transport.database.messages import Messages, NewMessage
     from celery_laravel.transport.database.queues import Binding, Queues
 
@@ -120,7 +121,7 @@ class Channel(virtual.Channel):
         if not self._consumers or not self.deliver(deliver, 1, self.connection.database.version()):
             raise Empty
 
-    def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: tuple[int, int]) -> int:
+    def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: Version) -> int:
         """Deliver up to ``limit`` messages, as far as the prefetch limit leaves room, and say how many.
 
         ``version`` is the database's, read by the caller a moment ago.
@@ -210,6 +211,11 @@ class Channel(virtual.Channel):
         return self.queues.bindings(exchange)
 
     # -- staying alive
+
+    def settle_owed(self) -> None:
+        """Make up for acknowledgements that are owed."""
+        if self._qos is not None:
+            self._qos.settle_owed()
 
     def renew(self) -> None:
         """Tell the database that this channel's messages and queues are in use.

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kombu.log import get_logger
 from sqlalchemy.exc import DBAPIError
@@ -32,8 +32,22 @@ logger = get_logger(__name__)
 
 # A worker that hears of new messages looks all the same, after so many seconds.
 LONGEST_REST = 5.0
+# What a notice begins with: whether all messages it tells of can be fetched now.
+NOW, LATER = "=", "+"
 # How often a change that was undone for the sake of others is made again.
 MOST_LOSSES = 5
+
+
+class Version(NamedTuple):
+    """What a look at the queues may be compared with.
+
+    Attributes:
+        messages: Differs once there may be messages to fetch.
+        delays: Differs once one may be due earlier than was known.
+    """
+
+    messages: tuple[int, int]
+    delays: tuple[int, int]
 
 
 class Database:
@@ -58,6 +72,7 @@ class Database:
         self.lock = threading.RLock()
         self._connection: Connection | None = None
         self._published = 0
+        self._delayed = 0
         self._listener: Listener | None = None
         self._safety = Ticks(LONGEST_REST)
         with _registry_lock:
@@ -150,22 +165,26 @@ class Database:
 
     # -- noticing
 
-    def announce(self, queues: Collection[str] = ()) -> None:
+    def announce(self, queues: Collection[str] = (), *, delayed: bool = False) -> None:
         """Tell everybody who consumes of new messages: this process, and others where the database can.
+
+        ``delayed`` says that some of them are for later.
 
         What was published is stored already, so that a message nobody can be
         told of is no error: it is found by the next look.
         """
-        self.notice()
+        self.notice(delayed=delayed)
         if queues and self.dialect.has_notices:
+            names = [(LATER if delayed else NOW) + queue for queue in sorted(queues)]
             try:
-                self.run(lambda connection: self.dialect.notify(connection, self.tables, sorted(queues)))
+                self.run(lambda connection: self.dialect.notify(connection, self.tables, names))
             except DatabaseBrokerError as error:
                 logger.debug("Could not tell of new messages: %s", error)
 
-    def notice(self) -> None:
+    def notice(self, *, delayed: bool = True) -> None:
         """Make every look at `version` in this process see a change: the database reports only those of others."""
         self._published += 1
+        self._delayed += delayed
         for listener in tuple(self.listeners):
             listener()
 
@@ -173,16 +192,22 @@ class Database:
         """Hear of new messages from now on, where the database can tell; the second call changes nothing."""
         with self.lock:
             if self._listener is None and self.dialect.has_notices:
-                self._listener = Listener(
-                    lambda: self.dialect.listen(self.tables), self._send_notice, self.notice, self._is_consumed
-                )
+                self._listener = Listener(lambda: self.dialect.listen(self.tables), self._send_notice, self._hear)
 
     def _send_notice(self, names: Sequence[str]) -> None:
         with self.session() as connection:
             self.dialect.notify(connection, self.tables, names)
 
-    def _is_consumed(self, names: Collection[str]) -> bool:
-        return any(name in queues() for queues in tuple(self.consumed) for name in names)
+    def _hear(self, names: Collection[str] | None) -> bool:
+        """Pass on what was heard, if anybody here consumes one of these queues, and say whether so."""
+        if names is None:  # something may have been missed
+            self.notice()
+            return True
+        consumed = {queue for queues in tuple(self.consumed) for queue in queues()}
+        wanted = [name for name in names if name[1:] in consumed]
+        if wanted:
+            self.notice(delayed=any(name.startswith(LATER) for name in wanted))
+        return bool(wanted)
 
     @property
     def is_listening(self) -> bool:
@@ -194,13 +219,15 @@ class Database:
         """Whether `version` changes by the clock alone."""
         return not self.dialect.reports_changes and not self.is_listening
 
-    def version(self) -> tuple[int, int]:
+    def version(self) -> Version:
         """Something that differs from its last value once there may be new messages."""
-        published = self._published
+        published, delayed = self._published, self._delayed
         if self.is_listening:
-            return published, self._safety.now()
+            safety = self._safety.now()
+            return Version((published, safety), (delayed, safety))
         with self.session() as connection:
-            return published, self.dialect.version(connection)
+            changes = self.dialect.version(connection)
+        return Version((published, changes), (published, changes))
 
     @property
     def published(self) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from celery_laravel.transport.database.channel import Channel
-    from celery_laravel.transport.database.connection import Database
+    from celery_laravel.transport.database.connection import Database, Version
     from celery_laravel.transport.database.messages import Reserved
 
 logger = get_logger(__name__)
@@ -46,11 +46,13 @@ class Consuming:
     def forget(self) -> None:
         """Begin anew, because the queues to consume have changed."""
         self.has_more = True
+        self._fetched_at = self._fetch_time = 0.0
         self._order = self._make_order(self._channel.active_queues)
         self._empty_at: tuple[int, int] | None = None
+        self._due_at: tuple[int, int] | None = None
         self.next_due = float("inf")
 
-    def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: tuple[int, int]) -> int:
+    def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: Version) -> int:
         """Reserve up to ``limit`` messages, hand them over one by one, and say how many they were.
 
         ``version`` was read before the queues are: what is published in
@@ -60,16 +62,38 @@ class Consuming:
         room = limit if (free := qos.can_consume_max_estimate()) is None else min(limit, free)
         if not room:
             return 0
-        if not self.has_more and version == self._empty_at and time.monotonic() < self.next_due:
+        if limit > 1 and self._is_too_soon(room):
+            return 0
+        if not self.has_more and version.messages == self._empty_at and time.monotonic() < self.next_due:
             return 0
         queues = list(self._order.consume(len(self._channel.active_queues)))
+        started = time.monotonic()
         reserved = self._reserve(queues, room)
+        self._fetched_at = time.monotonic()
+        self._fetch_time = self._fetched_at - started
         self.has_more = len(reserved) >= room
         self._hand_over(reserved, callback)
         if not self.has_more:
-            self._empty_at = version
-            self.next_due = self._when_due(queues)
+            self._empty_at = version.messages
+            if version.delays != self._due_at or time.monotonic() >= self.next_due:
+                self._due_at = version.delays
+                self.next_due = self._when_due(queues)
         return len(reserved)
+
+    def _is_too_soon(self, room: int) -> bool:
+        """Whether to let more room come free first.
+
+        As jobs end one by one, each would cost a fetch of its own. Less than
+        half the prefetch limit is filled up only when as much time has passed
+        as the last fetch took.
+        """
+        if 2 * room >= self._channel.qos.prefetch_count:
+            return False
+        left = self._fetched_at + self._fetch_time - time.monotonic()
+        if left > 0 and self.has_more:
+            self._channel.connection.look_again_in(left)
+            return True
+        return False
 
     def _when_due(self, queues: list[str]) -> float:
         if self._database.is_polling:

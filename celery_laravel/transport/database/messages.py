@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from celery_laravel.transport.database.dialects.selection import Fetch
 
 
+# How many ids go into one statement.
+MOST_IDS = 100
+
+
 class NewMessage(TypedDict):
     """A message on its way into the table.
 
@@ -84,7 +88,7 @@ class Messages:
         )
         this_row = messages.c.id == sa.bindparam("row_id")
         this_lease = sa.and_(this_row, messages.c.lease == sa.bindparam("lease_token"))
-        self._delete = messages.delete().where(this_row)
+        self._delete = messages.delete().where(messages.c.id.in_(sa.bindparam("row_ids", expanding=True)))
         lease_time = sa.bindparam("lease_time", type_=sa.Double)
         self._renew = messages.update().where(this_lease).values(visible_at=now + lease_time)
         self._hand_back = (
@@ -107,7 +111,8 @@ class Messages:
             self._database.run(lambda connection: connection.execute(self._insert_one, row))
         else:
             self._database.run(lambda connection: self._publish_many(connection, messages), as_one=True)
-        self._database.announce({message["queue"] for message in messages})
+        queues = {message["queue"] for message in messages}
+        self._database.announce(queues, delayed=any(message["due"] for message in messages))
 
     def _publish_many(self, connection: Connection, messages: Sequence[NewMessage]) -> None:
         # Plain values, which drivers send many at a time.
@@ -148,15 +153,16 @@ class Messages:
         # RETURNING promises no order.
         return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
-    def acknowledge(self, message_id: int) -> None:
-        """Remove a message, whoever holds it now: its work is done. The second time changes nothing."""
-        row = {"row_id": message_id}
-        self._database.run(lambda connection: connection.execute(self._delete, row))
+    def acknowledge(self, *message_ids: int) -> None:
+        """Remove messages, whoever holds them now: their work is done. The second time changes nothing."""
+        for start in range(0, len(message_ids), MOST_IDS):
+            rows = {"row_ids": sorted(message_ids[start : start + MOST_IDS])}
+            self._database.run(self._later(self._delete, rows))
 
     def acknowledge_later(self, message_ids: Iterable[int]) -> None:
         """Remove messages as soon as this process connects again."""
         for message_id in message_ids:
-            self._database.when_connected(self._later(self._delete, {"row_id": message_id}))
+            self._database.when_connected(self._later(self._delete, {"row_ids": [message_id]}))
 
     def _later(self, statement: Executable, values: dict[str, Any]) -> Callable[[Connection], object]:
         return lambda connection: connection.execute(statement, values)
@@ -169,9 +175,16 @@ class Messages:
         """
         # In the order of their ids: two transactions that want the same rows then wait for each other in turn.
         rows = [{"row_id": row, "lease_token": lease, "unused": int(unused)} for row, lease in sorted(leases)]
-        if rows:
-            self._database.run(lambda connection: connection.execute(self._hand_back, rows), as_one=True)
-            self._database.announce()
+        if not rows:
+            return
+        columns = self._messages.c
+        concerned = sa.select(columns.queue).where(columns.id.in_([row["row_id"] for row in rows])).distinct()
+
+        def work(connection: Connection) -> set[str]:
+            connection.execute(self._hand_back, rows)
+            return set(connection.execute(concerned).scalars()) if self._database.dialect.has_notices else set()
+
+        self._database.announce(self._database.run(work, as_one=True))
 
     def hand_back_later(self, leases: Iterable[tuple[int, str]]) -> None:
         """Put messages back, unused, as soon as this process connects again."""

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-# A loop that is told of every single message of a burst would do nothing else.
-SHORTEST_REST = 0.002
+# A worker that is told of every single message of a burst would do little else. It hears of the first at once, and
+# of those that come meanwhile when so many seconds have passed.
+SHORTEST_REST = 0.02
 # How long a notice may take that is sent to see whether notices arrive.
 PROOF_TIME = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -54,19 +55,18 @@ class Listener:
     Args:
         open_notices: Opens a connection that listens.
         send: Sends a notice for a name, on another connection.
-        on_notice: Called, in the thread, when one of the wanted names was heard, or may have been missed.
-        is_wanted: Whether a name is of any interest.
+        hear: Called, in the thread, with the names that were heard, or with None when some may have been missed.
+            Returns whether they were of interest.
     """
 
     def __init__(
         self,
         open_notices: Callable[[], Notices],
         send: Callable[[Sequence[str]], None],
-        on_notice: Callable[[], None],
-        is_wanted: Callable[[Collection[str]], bool],
+        hear: Callable[[Collection[str] | None], bool],
     ) -> None:
         self._open, self._send = open_notices, send
-        self._on_notice, self._is_wanted = on_notice, is_wanted
+        self._hear = hear
         self.is_listening = False
         self._stopped = threading.Event()
         self._notices: Notices | None = None
@@ -106,7 +106,7 @@ class Listener:
             return pause
         if was_listening:
             logger.warning("Cannot hear of new messages; looking for them meanwhile. %s", error)
-            self._on_notice()  # whoever waits for notices has to begin to look
+            self._hear(None)  # whoever waits for notices has to begin to look
             pause = SHORTEST_PAUSE
         self._stopped.wait(pause)
         return min(pause * 2, LONGEST_PAUSE)
@@ -122,12 +122,11 @@ class Listener:
                 )
             return False
         self.is_listening = True
-        self._on_notice()  # for what came while nobody listened
+        self._hear(None)  # for what came while nobody listened
         while not self._stopped.is_set():
             self._wait_for(notices, None)
             names = notices.read()
-            if names and not self._stopped.is_set() and self._is_wanted(names):
-                self._on_notice()
+            if names and not self._stopped.is_set() and self._hear(names):
                 self._stopped.wait(SHORTEST_REST)
         return True
 

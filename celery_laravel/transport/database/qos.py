@@ -40,11 +40,12 @@ class QoS(virtual.QoS):
 
     def can_consume(self) -> bool:
         """Whether the prefetch limit leaves room for another message."""
-        return not self.prefetch_count or len(self._held) < self.prefetch_count
+        return self.can_consume_max_estimate() != 0
 
     def can_consume_max_estimate(self) -> int | None:
         """How many more the prefetch limit leaves room for, or None if there is no limit."""
-        return max(self.prefetch_count - len(self._held), 0) if self.prefetch_count else None
+        limit: int = self.prefetch_count
+        return max(limit - (len(self._held) - len(self._owed)), 0) if limit else None
 
     def hold(self, tags: Iterable[str]) -> None:
         """Count messages as held from their reservation on, before they are delivered.
@@ -84,9 +85,23 @@ class QoS(virtual.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Remove the message from the table, then from what is held.
 
+        In the event loop of a worker whose database is a server the removal is
+        owed instead, and made up for in a thread at once: the loop does not
+        stand still while a server writes to its disk, and what was acknowledged
+        meanwhile goes with it. A worker that is killed in that moment has its
+        message delivered again, as if it had been killed before.
+
         While the database cannot be reached the message stays held and its
         removal owed, so that nobody runs it again.
         """
+        settler = self.channel.connection and self.channel.connection.settler
+        if settler:
+            with self._lock:
+                self._owed.add(delivery_tag)
+            settler.wake()
+            if self.channel.has_more:
+                self.channel.connection.wake()
+            return
         try:
             self._messages.acknowledge(read_tag(delivery_tag)[0])
         except BrokerUnavailableError as error:
@@ -100,8 +115,8 @@ class QoS(virtual.QoS):
         """Make up for acknowledgements that failed."""
         with self._lock:
             owed = list(self._owed)
+        self._messages.acknowledge(*(read_tag(delivery_tag)[0] for delivery_tag in owed))
         for delivery_tag in owed:
-            self._messages.acknowledge(read_tag(delivery_tag)[0])
             self._drop(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:

@@ -30,6 +30,7 @@ from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.keeper import LeaseKeeper
 from celery_laravel.transport.database.messages import Messages
 from celery_laravel.transport.database.queues import Queues
+from celery_laravel.transport.database.settler import Settler
 from celery_laravel.transport.database.waker import Waker
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Transport(virtual.Transport):
         self._loop: Any = None
         self._timer_entry: Any = None
         self._waker: Waker | None = None
+        self.settler: Settler | None = None
         self._next_look = 0.0
         self._seen_published = -1
         self._has_alternates = bool(client.alt)
@@ -181,6 +183,8 @@ class Transport(virtual.Transport):
             self.database.listeners.append(self._waker.wake)
             self.database.consumed.append(self._consumed)
             self.database.listen()
+            if not self.database.dialect.makes_its_tables:  # a server, whose answers are waited for
+                self.settler = Settler(self._settle)
 
     def wake(self) -> None:
         """End the loop's sleep, if it is another thread's and sleeps."""
@@ -188,7 +192,15 @@ class Transport(virtual.Transport):
         if waker is not None:
             waker.wake()
 
+    def look_again_in(self, seconds: float) -> None:
+        """End the loop's sleep when some time has passed."""
+        if self._loop is not None:
+            self._loop.call_later(seconds, _wake)
+
     def _stop_ticking(self) -> None:
+        if self.settler is not None:
+            self.settler.stop()
+            self.settler = None
         if self._loop is not None:
             self._loop.on_tick.discard(self._on_tick)
             self._loop = None
@@ -200,6 +212,10 @@ class Transport(virtual.Transport):
         if self._timer_entry is not None:
             self._timer_entry.cancel()
             self._timer_entry = None
+
+    def _settle(self) -> None:
+        for channel in list(self.channels):
+            channel.settle_owed()
 
     def _consumed(self) -> set[str]:
         return {queue for channel in list(self.channels) for queue in channel.active_queues}
