@@ -20,6 +20,7 @@ from celery_laravel import (
     install,
     signals,
 )
+from celery_laravel.attempt.running_job import running_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -461,6 +462,23 @@ def test_dispatch_sync_within_a_job_leaves_the_outer_one_alone(app: Celery) -> N
 
     task = job(app, OSError(), outer, tries=2)
     assert task.apply().get() == ((1, True), 2, True)
+
+
+def test_dispatch_sync_of_a_task_within_itself_takes_nothing_from_the_outer_ones_request(app: Celery) -> None:
+    """Else it would hold the outer one's locks, and a retry of its failure would send what follows the outer one."""
+    seen: list[tuple[Any, Any, Any]] = []
+
+    def inside(self: Any) -> None:
+        seen.append((self.request.callbacks, self.request.root_id, running_of(self).owner))
+        if len(seen) == 1:
+            self.dispatch_sync()
+
+    task = job(app, inside, tries=1)
+    task.apply(link=job(app, "after").si())
+    outer, inner = seen
+    assert outer[0] is not None
+    assert inner[:2] == (None, None)
+    assert inner[2] != outer[2]
 
 
 def test_dispatch_sync_of_a_plain_task_is_a_call(app: Celery) -> None:
