@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.app.trace import build_tracer
 from celery.worker.request import Request
+from kombu.serialization import prepare_accept_content
 
 from celery_laravel import clock, install, signals
 from celery_laravel.stores.factory import store_of
@@ -47,7 +48,10 @@ class Worker:
         """Take what is in the queue."""
         with self._app.connection_for_read() as connection:
             channel = connection.default_channel
-            return list(iter(lambda: channel.basic_get(self._app.main, no_ack=True), None))
+            messages: list[Any] = list(iter(lambda: channel.basic_get(self._app.main, no_ack=True), None))
+        for message in messages:
+            message.accept = prepare_accept_content(self._app.conf.accept_content)
+        return messages
 
     def deliver(self, message: Any) -> Any:
         """Run one message; what Celery's tracer returns."""
