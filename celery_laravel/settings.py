@@ -143,6 +143,15 @@ def _check(key: str, value: Any) -> None:
         raise ConfigurationError(msg)
 
 
+_BROKER_OPTIONS = frozenset(
+    (
+        *("visibility_timeout", "polling_interval", "busy_timeout"),
+        *("synchronous", "table_prefix", "queue_order_strategy", "prepare_threshold"),
+    )
+)
+"""What the query of a ``database+…`` broker's URL may say that means nothing to a store."""
+
+
 def _default_store(app: Celery) -> str:
     """The broker's URL if it is Redis, else the result backend's if Redis or SQL, else an SQLite file.
 
@@ -155,12 +164,19 @@ def _default_store(app: Celery) -> str:
     if url := _redis_url(broker, conf.broker_transport_options):
         return url
     if (first := _first_url(broker)).startswith("database+"):
-        return first.removeprefix("database+").partition("?")[0]
+        return _without_broker_options(first.removeprefix("database+"))
     if url := _redis_url(conf.result_backend, conf.result_backend_transport_options):
         return url
     if (first := _first_url(conf.result_backend)).startswith("db+"):
         return first.removeprefix("db+")
     return EMBEDDED_STORE
+
+
+def _without_broker_options(url: str) -> str:
+    """The URL of a broker's database without what is the broker's business; what its driver needs stays."""
+    base, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if part and part.partition("=")[0] not in _BROKER_OPTIONS]
+    return f"{base}?{'&'.join(kept)}" if kept else base
 
 
 def _redis_url(urls: Any, options: Mapping[str, Any] | None) -> str | None:

@@ -1,4 +1,4 @@
-"""``migrate``: the tables of SQL stores."""
+"""``migrate``: the tables of SQL stores and of database brokers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from celery_laravel.settings import settings_of, without_password
 from celery_laravel.stores.factory import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @click.command()
 @click.pass_context
 def migrate(ctx: click.Context) -> None:
-    """Bring the tables of SQL stores up to date; a second run changes nothing."""
+    """Bring the tables of SQL stores and brokers up to date; a second run changes nothing."""
     session = session_of(ctx)
+    _migrate_stores(session)
+    _migrate_brokers(session)
+
+
+def _migrate_stores(session: Session) -> None:
     for url, store in _stores(session):
         if not hasattr(store, "migrate"):
             session.output.say(f"{url}: nothing to do, this kind of store has no tables.")
@@ -31,6 +36,24 @@ def migrate(ctx: click.Context) -> None:
             msg = f"Migrations need the module {error.name!r}: pip install 'celery-laravel[sqlalchemy]'."
             raise CommandError(msg, Exit.MISCONFIGURED) from error
         session.output.say(f"{url}: {'migrated to ' + pending[-1] if pending else 'up to date'}.")
+
+
+def _migrate_brokers(session: Session) -> None:
+    conf = session.app.conf
+    urls = _urls([conf.broker_url, conf.broker_write_url, conf.broker_read_url])
+    if not any(url.startswith("database+") for url in urls):
+        return  # without loading SQLAlchemy
+    from celery_laravel.transport.database.migrating import brokers_to_migrate, migrate
+
+    for url, options in brokers_to_migrate(urls, conf.broker_transport_options or {}).items():
+        steps = migrate(options)
+        session.output.say(f"{url}: {f'migrated to {steps[-1]}' if steps else 'up to date'}.")
+
+
+def _urls(given: Iterable[str | Sequence[str] | None]) -> list[str]:
+    """Each URL of settings that may have several, in a list or between semicolons."""
+    several = [one.split(";") if isinstance(one, str) else list(one or ()) for one in given]
+    return list(dict.fromkeys(url for urls in several for url in urls))
 
 
 def _stores(session: Session) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from celery_laravel.cli.main import laravel
 from celery_laravel.job import Job
 from celery_laravel.stores.factory import forget_stores
 from celery_laravel.testing.processes import free_port
+from celery_laravel.transport.database.errors import BrokerUnusableError
 
 
 def run(app: Celery, *arguments: str) -> Result:
@@ -94,3 +95,17 @@ def test_a_server_without_tables_says_what_to_run_and_that_makes_them(postgresql
     assert run(app, "failed").stdout == "No failed jobs.\n"
     assert "up to date" in run(app, "migrate").stdout
     forget_stores(app)
+
+
+@pytest.mark.postgresql
+def test_a_broker_without_tables_says_what_to_run_and_that_makes_them(postgresql_url: str):
+    """The prefix is this test's; the database is dropped at the end of the run."""
+    broker = f"database+{postgresql_url}"
+    options = {"table_prefix": f"cli_{secrets.token_hex(4)}_"}
+    app = install(make_app(broker_url=broker, broker_transport_options=options, laravel_store="memory://"))
+    with pytest.raises(BrokerUnusableError, match="laravel migrate"):
+        app.send_task("any")
+    assert run(app, "migrate").stdout.splitlines()[-1] == f"{broker}: migrated to 1."
+    app.send_task("any")
+    assert run(app, "migrate").stdout.splitlines()[-1] == f"{broker}: up to date."
+    app.close()

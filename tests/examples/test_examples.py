@@ -59,6 +59,13 @@ EXPECTED = {
         "=> the shop did not answer",
         "was released for 30 s, and dispatch_sync has no queue",
     ],
+    "database_broker": [
+        "=> the worker answers: {'ok': 'pong'}",
+        "=> in the table: [('parcels', 2)]",
+        "a letter delivered",
+        "a book delivered",
+        "=> in the table: []",
+    ],
     "embedded_default": [
         "=> 5",
         "=> a countdown waits in the file: yes",

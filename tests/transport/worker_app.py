@@ -66,3 +66,9 @@ def hand_on(left: int) -> None:
     record("link", left)
     if left:
         hand_on.delay(left - 1)
+
+
+@app.task(bind=True, acks_late=True)
+def note_late(self: Task, name: object) -> None:
+    """As `note`, acknowledged when it has ended."""
+    record(name, self.request.hostname)

@@ -44,6 +44,10 @@ def test_an_app_that_sets_nothing_has_the_documented_defaults() -> None:
         ({"broker_url": "amqp://host//", "result_backend": "db+postgresql://h/d"}, "postgresql://h/d"),
         ({"broker_url": "amqp://host//", "result_backend": "rpc://"}, EMBEDDED_STORE),
         ({"broker_url": "database+sqlite:////x/broker.db?visibility_timeout=9"}, "sqlite:////x/broker.db"),
+        (
+            {"broker_url": "database+postgresql+psycopg://u@h/d?busy_timeout=9&sslmode=require&prepare_threshold=none"},
+            "postgresql+psycopg://u@h/d?sslmode=require",
+        ),
         ({"broker_url": "redis://broker/1", "laravel_store": "memory://"}, "memory://"),
     ],
 )

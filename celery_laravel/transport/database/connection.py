@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
-import weakref
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -15,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.errors import BrokerContendedError, DatabaseBrokerError
+from celery_laravel.transport.database.forks import all_databases, left_behind, registry_lock
 from celery_laravel.transport.database.notices import Listener
 from celery_laravel.transport.database.tables import Tables
 from celery_laravel.transport.database.ticks import Ticks
@@ -75,8 +74,8 @@ class Database:
         self._delayed = 0
         self._listener: Listener | None = None
         self._safety = Ticks(LONGEST_REST)
-        with _registry_lock:
-            _all_databases.add(self)
+        with registry_lock:
+            all_databases.add(self)
 
     # -- running
 
@@ -262,7 +261,8 @@ class Database:
         the parent's. So the objects are kept for good.
         """
         self.lock = threading.RLock()
-        _left_behind.extend((self._connection, self._listener))
+        left_behind.extend((self._connection, self._listener))
+        _unsettled.pop(self.options, None)  # the parent's affair
         self._connection = self._listener = None
 
     def _roll_back(self, connection: Connection) -> None:
@@ -274,13 +274,8 @@ class Database:
 
 
 _databases: dict[BrokerOptions, Database] = {}
-# Also those that have been given back: a late acknowledgement opens such a one again.
-_all_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_left_behind: list[object] = []
 # What is to be done on the next connection, by broker; see `Database.when_connected`.
 _unsettled: dict[BrokerOptions, list[Callable[[Connection], object]]] = {}
-_registry_lock = threading.RLock()
-_held_for_fork: list[threading.RLock] = []
 
 
 def open_database(options: BrokerOptions) -> Database:
@@ -290,7 +285,7 @@ def open_database(options: BrokerOptions) -> Database:
         BrokerUnavailableError: Trying again may help.
         BrokerUnusableError: Somebody has to mend something first.
     """
-    with _registry_lock:
+    with registry_lock:
         database = _databases.get(options)
         if database is None:
             database = Database(options)
@@ -303,34 +298,8 @@ def open_database(options: BrokerOptions) -> Database:
 
 def close_database(database: Database) -> None:
     """Give a `Database` back; the last one to do so closes its connection."""
-    with _registry_lock:
+    with registry_lock:
         database.users -= 1
         if database.users <= 0:
             _databases.pop(database.options, None)
             database.close()
-
-
-def _before_fork() -> None:
-    # SQLite's own mutexes are held inside a statement: a child forked then could never use SQLite.
-    _registry_lock.acquire()
-    for database in tuple(_all_databases):
-        database.lock.acquire()
-        _held_for_fork.append(database.lock)
-
-
-def _after_fork_in_parent() -> None:
-    while _held_for_fork:
-        _held_for_fork.pop().release()
-    _registry_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    _held_for_fork.clear()
-    _unsettled.clear()  # the parent's affair
-    for database in tuple(_all_databases):
-        database.leave_behind()
-    _registry_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
