@@ -141,7 +141,10 @@ class Here(LimitsHere, LocksHere, BatchesHere):
 
     def survives(self, job: Job) -> bool:
         """Whether a job comes back when its worker is lost; one that declares nothing does not, as under Celery."""
-        return job.batch is not None or bool(job.catch) or self.declares_a_limit(job)
+        return self.is_followed(job) or self.declares_a_limit(job)
+
+    def is_followed(self, job: Job) -> bool:
+        return job.batch is not None or bool(job.catch)
 
     def declares_a_limit(self, job: Job) -> bool:
         declared = ("tries", "max_exceptions", "retry_until_s", "unique")
@@ -161,7 +164,7 @@ class Here(LimitsHere, LocksHere, BatchesHere):
             self.note("popped_and_lost", job=job.label)
 
     def is_used_up(self, job: Job) -> bool:
-        is_suspect = job.came_again and job.batch is not None and not self.declares_a_limit(job)
+        is_suspect = job.came_again and self.is_followed(job) and not self.declares_a_limit(job)
         return super().is_used_up(job) or (is_suspect and job.attempts > MOST_STARTS)
 
     # -- callbacks

@@ -24,6 +24,9 @@ _PLAIN = st.one_of(
 _OF_BATCHES = st.sampled_from(
     ["batch.cancel", "batch.add:Y", "batch.add:Y,Z", "batch.log", "if_batch_cancelled_return"]
 )
+_CALLBACKS = st.sampled_from(
+    ["c1", {"name": "c2", "action": "raise:E6"}, {"name": "c3", "action": "dispatch:Z", "once": True}]
+)
 _LAYERS = st.one_of(
     st.sampled_from([{"type": "log"}, {"type": "skip"}, {"type": "swallow"}, {"type": "delete"}]),
     st.builds(lambda seconds: {"type": "release", "seconds": seconds}, st.sampled_from([0, 4])),
@@ -98,15 +101,10 @@ def _starts(draw: Any, shape: str, members: list[str]) -> list[dict[str, Any]]:
     if shape == "in a queue":
         return [{"op": "dispatch", "job": label} for label in members]
     if shape == "chain":
-        return [{"op": "chain", "jobs": members}]
+        return [{"op": "chain", "jobs": members, "catch": draw(st.lists(_CALLBACKS, max_size=2))}]
     cut = draw(st.integers(0, len(members)))
     chain, rest = members[:cut], members[cut:]
-    callbacks = st.lists(
-        st.sampled_from(
-            ["c1", {"name": "c2", "action": "raise:E6"}, {"name": "c3", "action": "dispatch:Z", "once": True}]
-        ),
-        max_size=2,
-    )
+    callbacks = st.lists(_CALLBACKS, max_size=2)
     return [
         {
             "op": "batch",

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import _state, chain
+from celery import _state
 from celery.app.trace import build_tracer
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_laravel import Bus, clock
-from celery_laravel.attempt import leases
-from celery_laravel.attempt.running_job import RUNNING
 from celery_laravel.dispatch.failed_jobs import signature_of
 from celery_laravel.message.header import read_header
 from celery_laravel.runtime import runtime_of
-from celery_laravel.stores.records import LockRequest
 from celery_laravel.worker.defaults import defaults_of, timeout_of
 from celery_laravel.worker.request import JobRequest
 from tests.parity.announcements import Announcements, whole_tenths
-from tests.parity.declarations import Declarations
+from tests.parity.holders import Holders
 from tests.parity.queues import Queues
 from tests.parity.running import shape_of
 from tests.parity.scenario import Callback, Scenario, Tree
@@ -32,13 +29,13 @@ CALLBACKS = "callbacks"
 """The queue of callbacks, which has a worker of its own that is always at hand."""
 
 CAPABILITIES = frozenset(
-    {"RateLimited", "ThrottlesExceptions", "WithoutOverlapping", "unique jobs"}
+    {"a chain's catch", "RateLimited", "ThrottlesExceptions", "WithoutOverlapping", "unique jobs"}
     | {"a worker that crashes", "a worker that pauses", "a worker in real time"}
 )
 """What `Scenario.needs` may name and this player can do."""
 
 
-class World(Announcements, Declarations):
+class World(Announcements, Holders):
     """Plays a scenario with this library. Virtual time starts at the present and moves only as the scenario says."""
 
     def __init__(
@@ -53,11 +50,13 @@ class World(Announcements, Declarations):
         self.define_limiters(monkeypatch)
         self.tasks = {name: self.make_task(name) for name in {job.class_name for job in scenario.jobs.values()}}
         self._callback = self.app.task(name="parity-callback", shared=False, typing=False)(self._run_callback)
+        self._chain_callback = self.app.task(name="parity-chain-callback", shared=False, typing=False)(
+            self._run_chain_callback
+        )
         self.app.finalize()
         self._callbacks: list[tuple[str, Callback]] = []
         self._queues: Queues[Any] = Queues()
         self._delivered: list[Any] = []
-        self._dead: set[str] = set()
         self._batches: dict[str, str] = {}
         self._channel = self.app.connection_for_read().channel()
         self.listen()
@@ -80,6 +79,10 @@ class World(Announcements, Declarations):
         name = next(name for name, batch_id in self._batches.items() if batch_id == batch.id)
         self.callback(kind, callback, error[0] if error else None, name)
 
+    def _run_chain_callback(self, error: BaseException, number: int) -> None:
+        kind, callback = self._callbacks[number]
+        self.callback(kind, callback, error, None)
+
     # -- dispatch
 
     def dispatch(self, label: str, *, delay: float | None = None, queue: str | None = None) -> None:
@@ -89,12 +92,14 @@ class World(Announcements, Declarations):
         self._task(label).dispatch_sync(label)
 
     def dispatch_chain(self, labels: Sequence[str], catch: Sequence[Callback], delay: float, queue: str | None) -> None:
-        if catch:
-            raise NotImplementedError("a chain's catch")
         signatures = [self._signature(label, queue=self.job(label).queue or queue) for label in labels]
         if delay:
             signatures[0].set(countdown=delay)
-        chain(*signatures, app=self.app).apply_async()
+        pending = self.bus.chain(signatures)
+        for callback in catch:
+            self._callbacks.append(("chain.catch", callback))
+            pending.catch(self._chain_callback.s(len(self._callbacks) - 1).set(queue=CALLBACKS))
+        pending.dispatch()
 
     def dispatch_batch(
         self,
@@ -225,13 +230,13 @@ class World(Announcements, Declarations):
         if any(message is other for other in self._delivered):
             message.delivery_info = {**message.delivery_info, "redelivered": True}
         self._delivered.append(message)
-        self._dead.discard(message.headers["id"])
+        self.dead.discard(message.headers["id"])
         task = self.app.tasks[message.headers["task"]]
         request = JobRequest(message, app=self.app, task=task, hostname="parity", eventer=None)
         args, kwargs, embed = message.payload
         context = {**request.request_dict, **embed, "hostname": "parity", "is_eager": False}
         trace = build_tracer(task.name, task, app=self.app, loader=self.app.loader, hostname="parity")
-        is_late = task.acks_late or _is_of_batch(message)
+        is_late = task.acks_late or _is_followed(message)
         if not is_late:
             self._acknowledge(message)
         outcome = trace(request.id, args, kwargs, context)
@@ -256,46 +261,14 @@ class World(Announcements, Declarations):
         self.work_one(queues)
         self.is_to_crash = False
 
-    def worker_died(self) -> None:
-        for task in _state._task_stack.stack:
-            for request in task.request_stack.stack:
-                running = request.__dict__.get(RUNNING)
-                self._dead |= {request.id} if running is None else {request.id, running.owner}
-
-    def move_to(self, instant: float) -> None:
-        """Let time pass, and meanwhile do what the parents of living workers do: renew what is held in them."""
-        while self.now < instant:
-            held = {record.owner for record in self._held() if record.is_lease} - self._dead
-            self.now = min(instant, self.now + leases.INTERVAL) if held else instant
-            leases.renew(self._store, sorted(held))
-
     def sleep(self, label: str, seconds: float) -> None:
         """Play the alarm of Celery's pool, which is set for the job's timeout; no real time passes."""
         limit = timeout_of(self._task(label).job_options, defaults_of(self.app))
         if limit is not None and limit < seconds:
             raise SoftTimeLimitExceeded
 
-    def locks(self) -> list[str]:
-        return sorted(self.name_of_lock(record) for record in self._held())
 
-    def _held(self) -> list[Any]:
-        """The locks that are held; the store is not asked where nothing takes one."""
-        return list(self._store.locks.all()) if self.scenario.uses_locks else []
-
-    def acquire_overlap(self, label: str) -> None:
-        for key, layer in self.overlaps_of(label):
-            seconds = layer.get("expire_after") or None
-            ttl = None if seconds is None else timedelta(seconds=seconds)
-            self._store.locks.acquire(LockRequest(key, "another process", "overlap", ttl=ttl))
-
-    def release_overlap(self, label: str) -> None:
-        self._store.locks.release([key for key, _ in self.overlaps_of(label)], owner="another process")
-
-    @property
-    def _store(self) -> Any:
-        return runtime_of(self.app).store
-
-
-def _is_of_batch(message: Any) -> bool:
+def _is_followed(message: Any) -> bool:
+    """Whether a worker acknowledges a message late for what it belongs to, whatever its task declares."""
     header = read_header(message.headers)
-    return header.batch_id is not None or header.callback is not None
+    return header.is_followed or header.callback is not None
