@@ -33,6 +33,8 @@ class Held:
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
+        self._pool: Any = None
+        self._client: Any = None
 
     @property
     def keys(self) -> list[str]:
@@ -43,6 +45,8 @@ class Held:
     def remove(self, tag: str) -> None:
         """Forget one delivery's message for good; one that is not held any more stays where it is."""
         script("remove").run(self.client, self.keys, [tag])
+        if self._channel.closed:
+            self._pool.disconnect()
 
     def renew(self, tags: Iterable[str]) -> None:
         """Note that the holder of these deliveries is alive; those that ended meanwhile stay ended."""
@@ -115,9 +119,15 @@ class Held:
 
     @property
     def client(self) -> Any:
-        """Reaches the server through the channel's pool, adding no prefix."""
-        # kombu's own client would prefix the first key of a script and no other.
-        return Redis(connection_pool=self._channel.pool)
+        """Reaches the server through the channel's pool, adding no prefix.
+
+        A job may end after its channel: then through the pool that the channel had.
+        """
+        pool = self._channel.pool if self._channel.connection is not None else self._pool
+        if self._client is None or pool is not self._pool:
+            # kombu's own client would prefix the first key of a script and no other.
+            self._pool, self._client = pool, Redis(connection_pool=pool)
+        return self._client
 
 
 class UnroutableError(Exception):

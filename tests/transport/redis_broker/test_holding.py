@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., Connection]
 
+pytestmark = [pytest.mark.matrix, pytest.mark.redis]
+
 
 def put_back_abandoned(connection: Connection, visibility_timeout: float = 60, **options: Any) -> int:
     return int(connection.default_channel.held.put_back_abandoned(visibility_timeout, **options))
@@ -181,6 +183,37 @@ def test_an_acknowledgement_that_was_cut_off_is_made_up_for(
     assert qos.tags() == [message.delivery_tag], "still held, so that nobody runs it again"
     qos.renew()
     assert qos.tags() == []
+    assert client.exists("unacked", "unacked_index", "jobs") == 0
+
+
+def test_a_job_that_ends_after_its_channel_acknowledges_nothing_and_harms_nobody(connect: Connect, client: Any) -> None:
+    """The connection was lost while it ran, and what the channel held has been given back."""
+    first = connect()
+    send(first, "work")
+    message = get(first)
+    first.close()
+    again = get(connect())
+    message.ack()
+    assert list(client.hgetall("unacked")) == [again.delivery_tag]
+    message.channel.basic_reject(message.delivery_tag, requeue=True)
+    assert client.llen("jobs") == 0
+
+
+def test_a_job_that_ends_after_its_channel_is_done_if_it_could_not_be_given_back(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = connect()
+    send(first, "work")
+    message = get(first)
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise RedisConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(first.default_channel.held, "put_back", away)
+        first.close()
+    assert client.hlen("unacked") == 1
+    message.ack()
     assert client.exists("unacked", "unacked_index", "jobs") == 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kombu import Connection, Consumer, Queue
+from kombu.transport import redis as kombus
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Connect = Callable[..., Connection]
+
+pytestmark = [pytest.mark.matrix, pytest.mark.redis]
 
 
 def base64_decoded(answer: bytes) -> bytes:
@@ -234,6 +237,9 @@ def test_a_server_that_forgot_the_scripts_is_told_again(connect: Connect, client
     assert client.script_exists(script("reserve").digest) == [True]
 
 
+@pytest.mark.skipif(
+    not hasattr(kombus.Channel, "_maybe_update_queues_expire"), reason="needs kombu with queues that expire on Redis"
+)
 def test_getting_from_a_queue_keeps_it_from_expiring(connect: Connect, client: Any) -> None:
     connection = connect()
     Queue("short", expires=60, channel=connection.default_channel).declare()

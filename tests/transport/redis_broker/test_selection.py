@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     MakeApp = Callable[..., Celery]
 
+pytestmark = [pytest.mark.matrix, pytest.mark.redis]
+
 
 @pytest.fixture
 def make_app(broker_url: str) -> Iterator[MakeApp]:

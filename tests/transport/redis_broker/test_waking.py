@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., Connection]
 
+pytestmark = [pytest.mark.matrix, pytest.mark.redis]
+
 
 class Idle:
     """A consumer of two queues that found them empty and waits."""

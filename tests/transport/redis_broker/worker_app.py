@@ -1,0 +1,68 @@
+"""The app of the workers in these tests; the environment says whose transport it has, and where its record is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from celery import Celery, Task
+
+from celery_laravel import install
+
+app = Celery("worker_app", broker=os.environ["BROKER_URL"], set_as_current=False)
+app.conf.update(
+    broker_transport_options=json.loads(os.environ.get("BROKER_OPTIONS", "{}")),
+    broker_connection_retry_on_startup=True,
+    task_ignore_result=True,
+    task_acks_late=os.environ.get("ACKS_LATE") == "1",
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
+)
+if os.environ.get("TRANSPORT", "safe") == "safe":
+    install(app)
+
+
+def record(*words: object) -> None:
+    """Append a line; short appends of several processes do not mix."""
+    line = " ".join(map(str, words)) + "\n"
+    descriptor = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+@app.task(bind=True)
+def note(self: Task, name: object) -> None:
+    record(name, self.request.hostname)
+
+
+@app.task(bind=True, acks_late=True)
+def block(self: Task, name: str) -> None:
+    """Note the start, and run until the file ``name`` is there, beside the record."""
+    count = (self.request.headers or {}).get("x-delivery-count", 0)
+    record("start", name, count, self.request.delivery_info["redelivered"])
+    wait_for(name)
+    record("end", name)
+
+
+@app.task(acks_late=False)
+def hold(name: str) -> None:
+    """As `block`, acknowledged before it starts."""
+    record("start", name)
+    wait_for(name)
+    record("end", name)
+
+
+@app.task
+def hand_on(left: int) -> None:
+    """Publish the next link of a chain from within the pool."""
+    record("link", left)
+    if left:
+        hand_on.delay(left - 1)
+
+
+def wait_for(name: str) -> None:
+    path = Path(os.environ["RECORD"]).with_name(name)
+    while not path.exists():
+        time.sleep(0.01)
