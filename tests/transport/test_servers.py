@@ -159,6 +159,24 @@ def test_a_connection_that_was_cut_while_idle_is_replaced_without_a_word(
     assert rows_of(connection.default_channel, "jobs") == 1
 
 
+def test_a_connection_that_is_cut_in_the_middle_of_a_transaction_is_an_error_worth_another_try(
+    connect: Callable[..., Connection], server: sa.Engine
+) -> None:
+    """It ended a worker: to roll back on what the driver has given up is an error of another kind."""
+    connection = connect()
+    put(connection)
+    messages = connection.default_channel.messages
+
+    def work(lent: sa.Connection) -> None:
+        lent.execute(messages._messages.delete())
+        cut(server, connection)
+        lent.execute(messages._messages.delete())
+
+    with pytest.raises(BrokerUnavailableError):
+        connection.transport.database.run(work, as_one=True)
+    assert get(connection).payload == "x"
+
+
 def test_messages_of_a_reservation_whose_answer_was_lost_come_back_with_the_next_connection(
     connect: Callable[..., Connection], server: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

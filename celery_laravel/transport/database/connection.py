@@ -128,9 +128,11 @@ class Database:
 
     def _ready_connection(self) -> Connection:
         connection = self._connection
-        if connection is not None and not connection.closed and self.dialect.is_stale(connection):
+        if connection is not None and (
+            connection.closed or connection.invalidated or self.dialect.is_stale(connection)
+        ):
             self._drop()
-        if self._connection is None or self._connection.closed:
+        if self._connection is None:
             connection = self.dialect.connect(self.tables)
             try:
                 self._settle(connection)
@@ -267,7 +269,8 @@ class Database:
 
     def _roll_back(self, connection: Connection) -> None:
         try:
-            connection.exec_driver_sql("ROLLBACK")
+            if not connection.invalidated:  # nothing is left to roll back on a connection that was lost
+                connection.exec_driver_sql("ROLLBACK")
         except DBAPIError:
             # SQLite has ended the transaction by itself after some errors. If not, only a new connection helps.
             self._drop()

@@ -114,7 +114,8 @@ class MySQLDialect(ServerDialect):
         try:
             yield
         finally:
-            connection.execute(sa.select(sa.func.release_lock(key)))
+            if not connection.invalidated:  # the lock ends with its connection
+                connection.execute(sa.select(sa.func.release_lock(key)))
 
 
 class _Fetch:

@@ -165,7 +165,8 @@ class PostgreSQLDialect(ServerDialect):
             yield
             connection.exec_driver_sql("COMMIT")
         except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
+            if not connection.invalidated:
+                connection.exec_driver_sql("ROLLBACK")
             raise
 
 
