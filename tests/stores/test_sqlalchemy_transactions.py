@@ -200,10 +200,10 @@ def test_who_loses_every_time_says_that_the_store_is_unavailable(postgresql: SQL
 
 def test_a_row_that_others_keep_removing_is_not_looked_for_for_ever(tmp_path: Path):
     store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
-    store.limits._rows._make = lambda *_: 0  # type: ignore[method-assign]  # removed at once
+    store.limits._rows._make = lambda *_: 0  # removed at once
     with pytest.raises(StoreUnavailableError, match="the limiter 'l' changes all the time"):
         store.limits.hit("l", "key", seconds=60)
-    store.locks._rows._make_head = lambda *_: 0  # type: ignore[method-assign]
+    store.locks._rows._make_head = lambda *_: 0
     with pytest.raises(StoreUnavailableError, match="the lock 'key' changes all the time"):
         store.locks.acquire(LockRequest("key", "owner", "funnel", slots=2))
     store.close()

@@ -108,11 +108,11 @@ class Grid:
 
     def count(self, index: int) -> int:
         """Count a start; return how many the window has."""
-        row = self._rows.count(self._connection, giving(grid=self.number, position=index))
-        assert row is not None, "there is no condition"
-        self._page_ends = self._page_begins
+        before = self.starts_in(index)
+        self._rows.count(self._connection, self.number, index, is_first=not before)
+        self._page[index] = before + 1
         self.expires = max(self.expires, self._end_of(index))
-        return int(row.starts)
+        return before + 1
 
     def uncount(self, index: int) -> None:
         """Take a start back."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, bindparam, delete, func, literal, select, update
+from sqlalchemy import BigInteger, and_, bindparam, delete, func, insert, literal, select, update
 
 from celery_laravel.stores.sqlalchemy.columns import Key, given, giving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Delete, Row, Select, Table, Update
+    from sqlalchemy import ColumnElement, Connection, Delete, Insert, Row, Select, Table, Update
 
     from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count
     from celery_laravel.stores.sqlalchemy.engine import Database
@@ -57,7 +57,7 @@ class LimitRows:
         return int(connection.execute(self._asking).scalar_one())
 
     def find(self, connection: Connection, name: str, key: str) -> Row[Any] | None:
-        """A key's row as it is, with ``now``."""
+        """A key's row as it is, with ``now``, and with the ``starts`` counted in the present window."""
         return connection.execute(self._finding, giving(name=name, key=key)).first()
 
     @cached_property
@@ -88,14 +88,10 @@ class LimitRows:
         rows = connection.execute(self._paging, giving(grid=number, position=position))
         return {row.position: row.starts for row in rows}
 
-    @cached_property
-    def count(self) -> Change:
-        """Count a start in the window ``given_position`` of ``given_grid``; gives ``starts``."""
-        windows = self._windows.c
-        grid, position = given("grid"), given("position")
-        values = {windows.grid: grid, windows.position: position, windows.starts: _ONE}
-        changes = {windows.starts: windows.starts + _ONE}
-        return self._dialect.put(self._windows, values=values, changes=changes, columns=[windows.starts])
+    def count(self, connection: Connection, number: int, position: int, *, is_first: bool) -> None:
+        """Count a start in a window, which has a row if it is not the first there."""
+        statement = self._opening if is_first else self._counting
+        connection.execute(statement, giving(grid=number, position=position))
 
     def uncount(self, connection: Connection, number: int, position: int) -> int | None:
         """Take a start back; the last window in which any is counted, None when there is none."""
@@ -116,8 +112,7 @@ class LimitRows:
         starts = self._starts.c
         position = given("position")
         values = {starts.grid: given("grid"), starts.caller: given("caller", Key()), starts.position: position}
-        columns = [starts.position]
-        return self._dialect.put(self._starts, values=values, changes={starts.position: position}, columns=columns)
+        return self._dialect.put(self._starts, values=values, changes={starts.position: position}, columns=())
 
     def drop(self, connection: Connection, numbers: Sequence[int], caller: str) -> None:
         """Keep nothing for a caller any more."""
@@ -146,8 +141,12 @@ class LimitRows:
 
     @cached_property
     def _finding(self) -> Select[Any]:
-        is_key = self._limits.c.key == given("key", Key())
-        return select(self._limits, self._dialect.now.label("now")).where(self._named, is_key)
+        limits, windows, now = self._limits.c, self._windows.c, self._dialect.now
+        position = (now - limits.opened) // func.nullif(limits.length, _ZERO, type_=BigInteger())
+        present = and_(windows.grid == limits.number, windows.position == position)
+        found = select(self._limits, now.label("now"), func.coalesce(windows.starts, _ZERO).label("starts"))
+        found = found.select_from(self._limits.outerjoin(self._windows, present))
+        return found.where(self._named, limits.key == given("key", Key()))
 
     @cached_property
     def _emptying(self) -> list[Delete]:
@@ -175,6 +174,14 @@ class LimitRows:
     def _same_window(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         windows = self._windows.c
         return windows.grid == given("grid"), windows.position == given("position")
+
+    @cached_property
+    def _opening(self) -> Insert:
+        return insert(self._windows).inline().values(grid=given("grid"), position=given("position"), starts=_ONE)
+
+    @cached_property
+    def _counting(self) -> Update:
+        return update(self._windows).where(*self._same_window).values(starts=self._windows.c.starts + _ONE)
 
     @cached_property
     def _uncounting(self) -> Update:

@@ -92,15 +92,11 @@ class SQLLimitStore:
         return count
 
     def look(self, name: str, key: str) -> WindowState:
-        def work(connection: Connection) -> WindowState:
-            row = self._rows.find(connection, name, key)
-            if row is None or row.expires <= row.now:
-                return WindowState()
-            index = max(0, (row.now - row.opened) // row.length)
-            starts = self._rows.page(connection, row.number, index).get(index, 0)
-            return WindowState(starts, (row.opened + (index + 1) * row.length - row.now) / SECOND)
-
-        return self._database.snapshot(work)
+        row = self._database.single(lambda connection: self._rows.find(connection, name, key))
+        if row is None or row.expires <= row.now:
+            return WindowState()
+        index = max(0, (row.now - row.opened) // row.length)
+        return WindowState(row.starts, (row.opened + (index + 1) * row.length - row.now) / SECOND)
 
     def clear(self, name: str, key: str) -> bool:
         def work(connection: Connection) -> bool:

@@ -98,7 +98,7 @@ class LockRows:
             expires=given("expires"),
         )
         changes = {column: value for column, value in values.items() if column not in {table.key, table.slot}}
-        return self._dialect.put(self._table, values=values, changes=changes, columns=[table.slot])
+        return self._dialect.put(self._table, values=values, changes=changes, columns=())
 
     @cached_property
     def leave(self) -> Update:

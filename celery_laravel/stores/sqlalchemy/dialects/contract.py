@@ -78,6 +78,7 @@ class Dialect(ABC):
     ) -> Change:
         """Insert a row, or change the one there is, whatever it is like; the call gives its ``columns`` afterwards.
 
+        With no columns to give, it gives None, and may take a statement less.
         Unless ``only_if`` holds, nothing happens and the call gives None.
         ``changes`` are in such an order that one that looks at a column comes
         before the one that changes it. Callers that put the same row wait for

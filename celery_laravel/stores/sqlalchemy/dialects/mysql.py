@@ -94,7 +94,7 @@ class MySQL(Dialect):
         read = select(*columns).where(*[column == values[column] for column in table.primary_key])
 
         def run(connection: Connection, parameters: Parameters) -> Row[Any] | None:
-            if not connection.execute(changed, parameters).rowcount:
+            if not connection.execute(changed, parameters).rowcount or not columns:
                 return None
             return connection.execute(read, parameters).first()
 

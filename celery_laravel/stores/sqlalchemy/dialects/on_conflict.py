@@ -12,9 +12,16 @@ from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Column, ColumnElement, Insert, Table, Update
+    from sqlalchemy import Column, ColumnElement, Connection, Insert, Row, Table, Update
 
-    from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Count, Removal, Upsert, Values
+    from celery_laravel.stores.sqlalchemy.dialects.contract import (
+        Change,
+        Count,
+        Parameters,
+        Removal,
+        Upsert,
+        Values,
+    )
 
 
 class OnConflict(Dialect):
@@ -61,8 +68,15 @@ class OnConflict(Dialect):
             begun = begun.values({column.name: value for column, value in values.items()})
         else:
             begun = begun.from_select(list(values), select(*values.values()).where(only_if))
-        statement = self._or_change(begun, table, values, changes).returning(*columns)
-        return lambda connection, parameters: connection.execute(statement, parameters).first()
+        statement = self._or_change(begun, table, values, changes)
+        if columns:
+            statement = statement.returning(*columns)
+
+        def run(connection: Connection, parameters: Parameters) -> Row[Any] | None:
+            result = connection.execute(statement, parameters)
+            return result.first() if columns else None
+
+        return run
 
     def upsert_from(
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
