@@ -56,7 +56,7 @@ def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
             ("late acknowledgement: processing", partial(_throughput, url, "noop_late", jobs), "jobs/s", "≥ 0.95"),
             ("latency of a lone job", partial(_latency, url, lone), "ms", "≤ 1.2"),
             ("CPU of an idle worker", partial(_idle_cpu, url, idle), "ms/s", "≤ 1"),
-            ("commands of an idle worker", partial(_idle_commands, url, idle), "per s", "≤ 1"),
+            ("requests of an idle worker", partial(_idle_requests, url, idle), "per s", "≤ 1"),
         ]
         rows = []
         for name, measure, unit, reach in measured:
@@ -105,13 +105,13 @@ def _idle_cpu(url: str, seconds: float, safe: str) -> float:
         return _while_idle(url, client, safe, seconds)[0]
 
 
-def _idle_commands(url: str, seconds: float, safe: str) -> float:
+def _idle_requests(url: str, seconds: float, safe: str) -> float:
     with redis.Redis.from_url(url) as client:
         return _while_idle(url, client, safe, seconds)[1]
 
 
 def _while_idle(url: str, client: Any, safe: str, seconds: float) -> tuple[float, float]:
-    """Milliseconds of processor time, and commands, per second of a worker that has nothing to do."""
+    """Milliseconds of processor time, and requests, per second of a worker that has nothing to do."""
     environment = {"BENCH_BROKER": url, "BENCH_SAFE": safe}
     client.flushdb()
     with worker(environment, *QUIET, app="benchmarks._redis_app") as process:
@@ -119,10 +119,10 @@ def _while_idle(url: str, client: Any, safe: str, seconds: float) -> tuple[float
         wait_for(lambda: client.llen("lone"), 30, "the worker")
         time.sleep(2)  # what a worker does when it has just begun
         whole = psutil.Process(process.pid)
-        cpu, commands, since = _cpu(whole), client.info("stats")["total_commands_processed"], time.monotonic()
+        cpu, requests, since = _cpu(whole), client.info("stats")["total_reads_processed"], time.monotonic()
         time.sleep(seconds)
         passed = time.monotonic() - since
-        spent = client.info("stats")["total_commands_processed"] - commands - 1
+        spent = client.info("stats")["total_reads_processed"] - requests - 1
         return 1000 * (_cpu(whole) - cpu) / passed, spent / passed
 
 
