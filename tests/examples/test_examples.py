@@ -123,6 +123,14 @@ EXPECTED = {
         "=> the answer to 'why?'",
         "render ran longer than its timeout of 1 seconds",
     ],
+    "unique_jobs": [
+        "UpdateSearchIndex: one is there already",
+        "=> the same job: True",
+        "=> the chain went on",
+        "=> another time: tea",
+        "=> 1 then 4",
+        "=> None None 'offer 12 costs 12'",
+    ],
 }
 
 

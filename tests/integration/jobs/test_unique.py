@@ -267,7 +267,7 @@ def test_a_job_that_is_called_off_frees_the_key(lab: Lab, how: str) -> None:
             result = unique.send("once", 1, "wait")
             lab.wait_for(unique.key, "runs")
         else:
-            result = unique.send("once", 1, countdown=2, **({"expires": 1} if how == "expire" else {}))
+            result = unique.send("once", 1, countdown=2, expires=1 if how == "expire" else None)
         if how != "expire":
             lab.app.control.revoke(result.id, terminate=how == "terminate", destination=[worker.name])
         with pytest.raises(TaskRevokedError):
