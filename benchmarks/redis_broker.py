@@ -22,8 +22,8 @@ from benchmarks.measuring import alternate, private_redis, run_python, wait_for,
 
 JOBS = 4000
 SHORT_JOBS = 1000
-LONE_JOBS = 20
-SHORT_LONE_JOBS = 6
+LONE_JOBS = 60
+SHORT_LONE_JOBS = 20
 IDLE_SECONDS = 20.0
 SHORT_IDLE_SECONDS = 6.0
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -41,8 +41,10 @@ print(json.dumps({jobs}))
 _LONE = """
 import json, time
 from benchmarks._redis_app import mark
-mark.delay('lone', time.time())
-print(json.dumps(1))
+for _ in range({jobs}):
+    mark.delay('lone', time.time())
+    time.sleep(0.15)
+print(json.dumps({jobs}))
 """
 
 
@@ -90,9 +92,8 @@ def _latency(url: str, jobs: int, safe: str) -> float:
     with redis.Redis.from_url(url, decode_responses=True) as client:
         client.flushdb()
         with worker(environment, *QUIET, app="benchmarks._redis_app"):
-            for number in range(jobs):
-                run_python(_LONE, environment)
-                wait_for(partial(_has_more_than, client, number), 30, "a lone job")
+            run_python(_LONE.format(jobs=jobs + 1), environment)  # the first connects
+            wait_for(partial(_has_more_than, client, jobs), 30, "the lone jobs")
         return 1000 * median(map(float, client.lrange("lone", 1, -1)))
 
 
@@ -115,7 +116,7 @@ def _while_idle(url: str, client: Any, safe: str, seconds: float) -> tuple[float
     environment = {"BENCH_BROKER": url, "BENCH_SAFE": safe}
     client.flushdb()
     with worker(environment, *QUIET, app="benchmarks._redis_app") as process:
-        run_python(_LONE, environment)
+        run_python(_LONE.format(jobs=1), environment)
         wait_for(lambda: client.llen("lone"), 30, "the worker")
         time.sleep(2)  # what a worker does when it has just begun
         whole = psutil.Process(process.pid)

@@ -209,6 +209,9 @@ class Reservation:
         return True
 
     def _begin_anew(self, connection: Any) -> None:
+        if self.tag is not None:  # kombu dropped a connection whose answer was overdue
+            self._channel.qos.lose(self.tag)
+            self.tag = None
         self._sock = connection._sock  # noqa: SLF001
         self._sent = None
         self._knows_script = False

@@ -14,6 +14,7 @@ from kombu.transport import redis as kombus
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from celery_laravel.testing.processes import wait_until
 from celery_laravel.transport.redis.scripts import script
 from tests.transport.redis_broker.conftest import get, send
 
@@ -89,6 +90,23 @@ def test_a_reservation_is_whole_when_its_answer_is_never_read(connect: Connect, 
     assert client.llen("jobs") == 1, "what the lost answer held was given back"
     assert "redelivered" not in json.loads(client.lindex("jobs", 0))["headers"]
     assert client.exists("unacked", "unacked_index") == 0
+
+
+def test_what_an_overdue_answer_held_is_given_back_by_the_living_consumer(connect: Connect, client: Any) -> None:
+    """kombu drops a connection that has not answered for long, and the consumer goes on with another."""
+    connection = connect()
+    channel = connection.default_channel
+    with Consumer(channel, [Queue("jobs")], on_message=lambda message: message.ack()):
+        send(connect(), "work")
+        connection.transport.cycle.on_poll_start()
+        wait_until(lambda: client.hlen("unacked") == 1)
+        channel.client.connection.disconnect()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        channel.qos.renew()
+        assert client.llen("jobs") == 1
+        connection.drain_events(timeout=20)
+    assert client.exists("jobs", "unacked", "unacked_index") == 0
 
 
 def test_priorities_come_before_the_turns_of_queues_as_with_kombu(connect: Connect) -> None:
