@@ -71,6 +71,11 @@ class LockMachine(RuleBasedStateMachine):
         assert (answer.acquired, answer.owner, answer.was_held) == (True, self.run + owner, mine is not None)
         holds[owner] = Hold(self.end(hours), is_lease, kind, None if mine is None else mine.payload)
 
+    @rule(key=KEYS, owner=OWNERS, hours=st.sampled_from([None, 24, 48]), is_lease=st.booleans(), data=st.data())
+    def hold(self, key: str, owner: str, hours: int | None, is_lease: bool, data: Any) -> None:
+        """More of what the other rules need."""
+        self.acquire(key, owner, hours, is_lease, "x", data)
+
     def check_refused(self, holds: dict[str, Hold], told: str, expires_in: float | None, payload: str | None) -> None:
         first = min(hold.ends for hold in holds.values())
         assert abs(holds[told].ends - first) < self.slack() or holds[told].ends == first
@@ -86,18 +91,26 @@ class LockMachine(RuleBasedStateMachine):
         if hold is not None and not hold.is_lease:
             hold.ends = self.end(hours)
 
+    @precondition(lambda self: self.held())
+    @rule(data=st.data(), hours=HOURS)
+    def confirm_what_is_held(self, data: Any, hours: int | None) -> None:
+        self.confirm(*data.draw(st.sampled_from(self.held())), hours)
+
+    @precondition(lambda self: self.held())
     @rule(keys=MANY_KEYS, owner=OWNERS)
     def release(self, keys: list[str], owner: str) -> None:
         freed = self.store.locks.release([self.run + key for key in keys], owner=self.run + owner)
         held = {key: self.holds(key).pop(owner) for key in set(keys) if owner in self.holds(key)}
         assert freed == {self.run + key: hold.payload for key, hold in held.items()}
 
+    @precondition(lambda self: self.held())
     @rule(keys=MANY_KEYS, owner=OWNERS)
     def release_soon(self, keys: list[str], owner: str) -> None:
         self.store.locks.release_soon([self.run + key for key in keys], owner=self.run + owner)
         for key in keys:
             self.holds(key).pop(owner, None)
 
+    @precondition(lambda self: len(self.held()) > 1)
     @rule(owner=OWNERS)
     def release_all(self, owner: str) -> None:
         held = [key for key in SLOTS if self.holds(key).pop(owner, None)]
@@ -111,11 +124,18 @@ class LockMachine(RuleBasedStateMachine):
         for hold in mine:
             hold.ends = max(hold.ends, self.end(hours))
 
+    @precondition(lambda self: self.held())
+    @rule(data=st.data(), hours=st.sampled_from([1, 36, 72]))
+    def renew_who_holds(self, data: Any, hours: int) -> None:
+        self.renew(data.draw(st.lists(st.sampled_from([owner for _, owner in self.held()]), unique=True)), hours)
+
+    @precondition(lambda self: len(self.held()) > 1)
     @rule(key=KEYS)
     def free(self, key: str) -> None:
         assert self.store.locks.free(self.run + key) == len(self.holds(key))
         self.locks[key] = {}
 
+    @precondition(lambda self: self.holds("one"))
     @rule(owner=OWNERS)
     def set_aside(self, owner: str) -> None:
         to = f"{self.run}kept {owner}"
@@ -129,7 +149,7 @@ class LockMachine(RuleBasedStateMachine):
         self.store.locks.prune()
         assert self.store.locks.prune() == 0
 
-    @precondition(lambda self: isinstance(self.advance, VirtualTime))
+    @precondition(lambda self: isinstance(self.advance, VirtualTime) and self.held())
     @rule(hours=st.integers(1, 40))
     def let_time_pass(self, hours: int) -> None:
         self.advance(timedelta(hours=hours))
@@ -158,6 +178,10 @@ class LockMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for key in SLOTS:
             self.store.locks.free(self.run + key)
+
+    def held(self) -> list[tuple[str, str]]:
+        """Key and owner of all holds."""
+        return [(key, owner) for key in SLOTS for owner in self.holds(key)]
 
     def holds(self, key: str) -> dict[str, Hold]:
         """The holds on a lock that have not expired."""
