@@ -82,6 +82,7 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
     lock = unique.lock_of(task, task_id, args, kwargs, options, unique_for)
     holder_id = lock.take()
     if holder_id is not None:
+        is_awaited = is_awaited and lock.own_attempt is None  # which settles its id by itself
         return suppress(task, task_id, holder_id, args, kwargs, options, link, is_awaited=is_awaited)
     try:
         result = _send(task, publish, lock.written_into(header), args, kwargs, task_id, options)

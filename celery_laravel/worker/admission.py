@@ -120,6 +120,17 @@ def newest_arguments(
     return tuple(new_args), dict(new_kwargs)
 
 
+def last_known_arguments(
+    task: Any, request: Any, running: RunningJob, args: Any, kwargs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`newest_arguments` of a job whose process is gone; its message's own where the store cannot tell."""
+    try:
+        return newest_arguments(task, request, running, args, kwargs)
+    except Exception:
+        logger.exception("The newest arguments of job %s are not known; its record has its first ones", running.id)
+        return args, kwargs
+
+
 def is_superseded(task: Any, running: RunningJob, args: Any, kwargs: Any) -> bool:
     """Whether a newer dispatch of a debounced job has taken this one's place; not asked again once it may run."""
     if running.header.debounce is None:

@@ -14,6 +14,7 @@ from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from celery import Celery
 
@@ -33,9 +34,12 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return time
 
 
-@pytest.fixture
-def app(make_app: Callable[..., Celery], time: Clock) -> Celery:
-    return install(make_app())
+@pytest.fixture(params=["memory", "sqlite"])
+def app(request: pytest.FixtureRequest, make_app: Callable[..., Celery], time: Clock, tmp_path: Path) -> Celery:
+    app = make_app()
+    if request.param == "sqlite":
+        app.conf.laravel_store = f"sqlite:///{tmp_path}/store.db"
+    return install(app)
 
 
 class Worker:

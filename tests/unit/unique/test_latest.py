@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_laravel import StoreUnavailableError
+from celery_laravel import Bus, StoreUnavailableError
 from celery_laravel.message.header import read_header
 from celery_laravel.middleware import Release
 from celery_laravel.stores.factory import store_of
@@ -200,8 +200,6 @@ def test_middleware_sees_the_newest_arguments_and_a_release_keeps_them(app: Cele
 
 
 def test_the_record_of_a_failure_has_the_arguments_that_failed(app: Celery, worker: Worker, locks: Any) -> None:
-    from celery_laravel import Bus
-
     task = job(app, OSError("bad"), None)
     first = task.delay(1)
     task.delay(2)
@@ -214,8 +212,6 @@ def test_the_record_of_a_failure_has_the_arguments_that_failed(app: Celery, work
 
 
 def test_a_lost_child_fails_the_job_with_the_arguments_it_had(app: Celery, worker: Worker, locks: Any) -> None:
-    from celery_laravel import Bus
-
     task = job(app, Killed())
     first = task.delay(1)
     task.delay(2)
@@ -225,6 +221,22 @@ def test_a_lost_child_fails_the_job_with_the_arguments_it_had(app: Celery, worke
     task.settle_without_child(worker.request(message)._context, OSError("lost"))
     assert Bus(app).failed.find(first.id).args_repr == "(2,)"
     assert locks() == {}
+
+
+def test_a_lost_child_fails_its_job_even_if_the_store_cannot_tell_its_arguments(
+    app: Celery, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = job(app)
+    first = task.delay(1)
+    task.delay(2)
+    [message] = worker.messages()
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailableError("redis://gone")
+
+    monkeypatch.setattr(store_of(app).locks, "set_aside", gone)
+    task.settle_without_child(worker.request(message)._context, OSError("lost"))
+    assert Bus(app).failed.find(first.id).args_repr == "(1,)"
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle", "yaml"])

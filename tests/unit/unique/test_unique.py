@@ -6,11 +6,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.beat import ScheduleEntry, Scheduler
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_unknown
 from kombu.exceptions import EncodeError
 
 from celery_laravel import (
+    Bus,
     ConfigurationError,
     Job,
     ShouldBeUnique,
@@ -242,6 +244,37 @@ def test_an_app_without_such_jobs_keeps_celerys_send_task(app: Celery) -> None:
     assert "send_task" not in vars(app)
 
 
+def test_beat_entries_by_name_are_checked(app: Celery, worker: Worker) -> None:
+    task = job(app, unique_id="value")
+    scheduler = Scheduler(app, lazy=True)
+    results = [
+        scheduler.apply_async(ScheduleEntry("entry", "job", schedule=60, args=(1,), app=app), advance=False)
+        for _ in range(2)
+    ]
+    assert [result.suppressed for result in results] == [False, True]
+    worker.work_until_idle()
+    assert task.ran == [1]
+
+
+def test_a_step_of_a_chain_with_catch_is_skipped_and_the_chain_goes_on(app: Celery, worker: Worker) -> None:
+    seen: list[str] = []
+
+    @app.task(name="note")
+    def note(what: str) -> None:
+        seen.append(what)
+
+    task = job(app)
+    task.delay("first")
+    result = Bus(app).chain([note.si("one"), task.si("second"), note.si("two")]).catch(note.s()).dispatch()
+    [queued, step] = worker.messages()
+    worker.deliver(step)
+    worker.work_until_idle()
+    assert (seen, task.ran) == (["one", "two"], [])
+    assert result.get() is None
+    worker.deliver(queued)
+    assert task.ran == ["first"]
+
+
 # -- attempts
 
 
@@ -356,6 +389,20 @@ def test_a_job_may_hand_its_lock_on_to_itself(app: Celery, worker: Worker, locks
     worker.work_until_idle()
     assert held == [{"unique:job": first.id}]
     assert (task.ran, locks()) == ([0, 0], {})
+
+
+def test_a_job_that_lost_its_lock_does_not_settle_itself_by_its_own_dispatch(app: Celery, worker: Worker) -> None:
+    def dispatch_itself(self: Any) -> str:
+        store_of(app).locks.free("unique:job")
+        store_of(app).locks.acquire(LockRequest("unique:job", "another", "unique"))
+        assert self.apply_async(task_id=self.request.id).id == "another"
+        assert app.backend.get_state(self.request.id) == "PENDING"
+        return "done"
+
+    task = job(app, dispatch_itself)
+    result = task.delay()
+    worker.work_until_idle()
+    assert result.get() == "done"
 
 
 def test_only_the_owner_frees_a_lock(app: Celery, worker: Worker, time: Clock, locks: Any) -> None:
@@ -483,8 +530,6 @@ def test_dispatch_sync_neither_takes_nor_frees(app: Celery, locks: Any) -> None:
 
 
 def test_a_failed_job_that_is_tried_again_takes_its_lock_again(app: Celery, worker: Worker, locks: Any) -> None:
-    from celery_laravel import Bus
-
     task = job(app, OSError("bad"), None)
     first = task.delay()
     worker.work()
