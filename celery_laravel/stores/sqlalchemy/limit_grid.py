@@ -39,7 +39,7 @@ class Grid:
         self.room_from: int = row.room_from
         self.room_limit: int = row.room_limit
         self._as_it_was = self._state()
-        self._page: dict[int, int] = {}
+        self._page: dict[int, tuple[int, int]] = {}
         self._page_begins = self._page_ends = 0
         if self.is_alive and self.index_at(now) > self.current:
             self.current = self.index_at(now)
@@ -82,11 +82,16 @@ class Grid:
     # -- counts ------------------------------------------------------------------------------------
     def starts_in(self, index: int) -> int:
         """How many starts a window counts."""
-        if not self._page_begins <= index < self._page_ends:
-            self._page = self._rows.page(self._connection, self.number, index) if self.is_alive else {}
-            self._page_begins = index
-            self._page_ends = max(self._page) + 1 if len(self._page) == PAGE else FOR_EVER
-        return self._page.get(index, 0)
+        return self._window(index)[0]
+
+    def unclaimed_in(self, index: int) -> int:
+        """How many of them are kept, and not granted to anybody yet."""
+        return self._window(index)[1]
+
+    def granted_in(self, index: int) -> int:
+        """How many of them were granted."""
+        starts, unclaimed = self._window(index)
+        return starts - unclaimed
 
     def first_with_room(self, instant: int, limit: int) -> int:
         """The first instant, not before the given one, whose window has room.
@@ -108,23 +113,28 @@ class Grid:
 
     def count(self, index: int) -> int:
         """Count a start; return how many the window has."""
-        before = self.starts_in(index)
-        self._rows.count(self._connection, self.number, index, is_first=not before)
-        self._page[index] = before + 1
-        self.expires = max(self.expires, self._end_of(index))
-        return before + 1
+        self._change(index, starts=1)
+        return self.starts_in(index)
 
     def uncount(self, index: int) -> None:
-        """Take a start back."""
-        last = self._rows.uncount(self._connection, self.number, index)
-        self._page_ends = self._page_begins
-        self.expires = 0 if last is None else self._end_of(last)
-        self.room_from = min(self.room_from, index)
+        """Take back a start that was granted, if the window has one."""
+        if self.granted_in(index):
+            self._change(index, starts=-1)
 
     def keep(self, index: int, caller: str) -> None:
-        """Keep the start that was counted for a caller."""
+        """Count a start, and keep it for a caller."""
+        self._change(index, starts=1, unclaimed=1)
         self._rows.keep(self._connection, giving(grid=self.number, caller=caller, position=index))
         self.last_kept = max(self.last_kept, index)
+
+    def claim(self, index: int) -> None:
+        """Grant a start that is kept in a window, whoever it is kept for."""
+        self._change(index, unclaimed=-1)
+
+    def give_up(self, index: int) -> None:
+        """Take back a start that is kept, unless those that were are all granted."""
+        if self.unclaimed_in(index):
+            self._change(index, starts=-1, unclaimed=-1)
 
     @property
     def may_keep(self) -> bool:
@@ -136,6 +146,31 @@ class Grid:
         """Write the row if it has changed."""
         if self._state() != self._as_it_was:
             self._connection.execute(self._rows.save, self._state() | giving(number=self.number))
+
+    def _window(self, index: int) -> tuple[int, int]:
+        if not self._page_begins <= index < self._page_ends:
+            self._page = self._rows.page(self._connection, self.number, index) if self.is_alive else {}
+            self._page_begins = index
+            self._page_ends = max(self._page) + 1 if len(self._page) == PAGE else FOR_EVER
+        return self._page.get(index, (0, 0))
+
+    def _change(self, index: int, *, starts: int = 0, unclaimed: int = 0) -> None:
+        """Write what a window counts now; its row is there if it counts anything."""
+        before, kept_before = self._window(index)
+        counted, kept = before + starts, kept_before + unclaimed
+        parameters = giving(grid=self.number, position=index, starts=counted, unclaimed=kept)
+        self._page[index] = counted, kept
+        if not counted:
+            self._connection.execute(self._rows.drop_window, parameters)
+            last = self._rows.last(self._connection, self.number)
+            self.expires = 0 if last is None else self._end_of(last)
+        elif before:
+            self._connection.execute(self._rows.change_window, parameters)
+        else:
+            self._connection.execute(self._rows.open_window, parameters)
+            self.expires = max(self.expires, self._end_of(index))
+        if starts < 0:
+            self.room_from = min(self.room_from, index)
 
     def _state(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in _SAVED}

@@ -83,20 +83,31 @@ class LimitRows:
             connection.execute(statement, giving(grid=number, before=before))
 
     # -- windows -----------------------------------------------------------------------------------
-    def page(self, connection: Connection, number: int, position: int) -> dict[int, int]:
-        """The starts in windows from a position on, up to `PAGE` of them."""
+    def page(self, connection: Connection, number: int, position: int) -> dict[int, tuple[int, int]]:
+        """The starts in windows from a position on, and how many of them are unclaimed; up to `PAGE` windows."""
         rows = connection.execute(self._paging, giving(grid=number, position=position))
-        return {row.position: row.starts for row in rows}
+        return {row.position: (row.starts, row.unclaimed) for row in rows}
 
-    def count(self, connection: Connection, number: int, position: int, *, is_first: bool) -> None:
-        """Count a start in a window, which has a row if it is not the first there."""
-        statement = self._opening if is_first else self._counting
-        connection.execute(statement, giving(grid=number, position=position))
+    @cached_property
+    def open_window(self) -> Insert:
+        """Put down ``given_starts`` and ``given_unclaimed`` of the window ``given_position``, which has no row."""
+        values = {name: given(name) for name in ("grid", "position", "starts", "unclaimed")}
+        return insert(self._windows).inline().values(values)
 
-    def uncount(self, connection: Connection, number: int, position: int) -> int | None:
-        """Take a start back; the last window in which any is counted, None when there is none."""
-        connection.execute(self._uncounting, giving(grid=number, position=position))
-        connection.execute(self._dropping_window, giving(grid=number, position=position))
+    @cached_property
+    def change_window(self) -> Update:
+        """The same for a window that has a row."""
+        return (
+            update(self._windows).where(*self._same_window).values(starts=given("starts"), unclaimed=given("unclaimed"))
+        )
+
+    @cached_property
+    def drop_window(self) -> Delete:
+        """Remove the row of a window in which no start is counted any more."""
+        return delete(self._windows).where(*self._same_window)
+
+    def last(self, connection: Connection, number: int) -> int | None:
+        """The last window in which a start is counted; None when there is none."""
         last = connection.scalar(self._last, giving(grid=number))
         return None if last is None else int(last)
 
@@ -166,7 +177,7 @@ class LimitRows:
     @cached_property
     def _paging(self) -> Select[Any]:
         windows = self._windows.c
-        found = select(windows.position, windows.starts)
+        found = select(windows.position, windows.starts, windows.unclaimed)
         found = found.where(windows.grid == given("grid"), windows.position >= given("position"))
         return found.order_by(windows.position).limit(PAGE)
 
@@ -174,22 +185,6 @@ class LimitRows:
     def _same_window(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         windows = self._windows.c
         return windows.grid == given("grid"), windows.position == given("position")
-
-    @cached_property
-    def _opening(self) -> Insert:
-        return insert(self._windows).inline().values(grid=given("grid"), position=given("position"), starts=_ONE)
-
-    @cached_property
-    def _counting(self) -> Update:
-        return update(self._windows).where(*self._same_window).values(starts=self._windows.c.starts + _ONE)
-
-    @cached_property
-    def _uncounting(self) -> Update:
-        return update(self._windows).where(*self._same_window).values(starts=self._windows.c.starts - _ONE)
-
-    @cached_property
-    def _dropping_window(self) -> Delete:
-        return delete(self._windows).where(*self._same_window, self._windows.c.starts <= _ZERO)
 
     @cached_property
     def _last(self) -> Select[Any]:
@@ -210,5 +205,5 @@ class LimitRows:
         return starts.grid.in_(_NUMBERS), starts.caller == given("caller", Key())
 
 
-_ZERO, _ONE = literal(0, BigInteger()), literal(1, BigInteger())
+_ZERO = literal(0, BigInteger())
 _NUMBERS = given("numbers", expanding=True)

@@ -36,23 +36,38 @@ class SQLLimitStore:
         self._rows = LimitRows(database)
         self._pruning = Pruning(database, ExpiredGrids(database, self._rows))
 
-    def take(self, name: str, windows: Sequence[Window], *, caller: str | None = None) -> LimitAnswer:
+    def take(
+        self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
+    ) -> LimitAnswer:
         if len({window.key for window in windows}) < len(windows):
             raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
         if not windows:
             return LimitAnswer(True)
-        answer = self._database.transaction(lambda c: self.take_within(c, name, windows, caller=caller))
+        answer = self._database.transaction(
+            lambda connection: self.take_within(connection, name, windows, caller=caller, is_overdue=is_overdue)
+        )
         self._pruning.now_and_then()
         return answer
 
     def take_within(
-        self, connection: Connection, name: str, windows: Sequence[Window], *, caller: str | None = None
+        self,
+        connection: Connection,
+        name: str,
+        windows: Sequence[Window],
+        *,
+        caller: str | None = None,
+        is_overdue: bool = False,
     ) -> LimitAnswer:
         """`take`, as part of a transaction."""
+        limits = {window.key: window.limit for window in windows}
         grids, now = self._open(connection, name, {window.key: _length(window.seconds) for window in windows})
-        answer = None if caller is None else self._come_again(connection, grids, caller, now)
+        answer = None
+        if caller is not None:
+            answer, was_late = self._come_again(connection, grids, caller, now)
+            if answer is None and (was_late or is_overdue):
+                answer = _come_late(grids, limits, now)
         if answer is None:
-            answer = _come_anew(grids, {window.key: window.limit for window in windows}, caller, now)
+            answer = _come_anew(grids, limits, caller, now)
         _save(grids)
         return answer
 
@@ -130,18 +145,27 @@ class SQLLimitStore:
         now = self._rows.now(connection)
         return {row.key: Grid(self._rows, connection, row, now) for row in rows}
 
-    def _come_again(self, connection: Connection, grids: Grids, caller: str, now: int) -> LimitAnswer | None:
-        """The answer to a caller whose start is kept in all windows; otherwise what is left of it is dropped."""
+    def _come_again(
+        self, connection: Connection, grids: Grids, caller: str, now: int
+    ) -> tuple[LimitAnswer | None, bool]:
+        """The answer to a caller whose start is kept in all windows, and whether it has gone to one who was overdue.
+
+        With no answer, what is left of what was kept for the caller is dropped.
+        """
         kept = self._kept(connection, grids, caller)
-        if len(kept) < len(grids):
-            self._drop(connection, grids, kept, caller)
-            return None
-        slots = tuple(grid.slot(kept[key]) for key, grid in grids.items())
-        starts_at = max(grid.start_of(kept[key]) for key, grid in grids.items())
-        if starts_at > now:
-            return LimitAnswer(False, (starts_at - now) / SECOND, slots)
-        self._rows.drop(connection, [grid.number for grid in grids.values()], caller)
-        return LimitAnswer(True, 0.0, slots)
+        is_whole = len(kept) == len(grids)
+        if is_whole:
+            slots = tuple(grid.slot(kept[key]) for key, grid in grids.items())
+            starts_at = max(grid.start_of(kept[key]) for key, grid in grids.items())
+            if starts_at > now:
+                return LimitAnswer(False, (starts_at - now) / SECOND, slots), False
+            if all(grid.unclaimed_in(kept[key]) for key, grid in grids.items()):
+                self._forget_caller(connection, grids, kept, caller)
+                for key, grid in grids.items():
+                    grid.claim(kept[key])
+                return LimitAnswer(True, 0.0, slots), False
+        self._drop(connection, grids, kept, caller)
+        return None, is_whole
 
     def _kept(self, connection: Connection, grids: Grids, caller: str) -> dict[str, int]:
         """Where starts are kept for a caller, from the present windows on: key to window."""
@@ -151,10 +175,13 @@ class SQLLimitStore:
         return {key: position for key, position in found.items() if position >= grids[key].current}
 
     def _drop(self, connection: Connection, grids: Grids, kept: Mapping[str, int], caller: str) -> None:
+        self._forget_caller(connection, grids, kept, caller)
+        for key, index in kept.items():
+            grids[key].give_up(index)
+
+    def _forget_caller(self, connection: Connection, grids: Grids, kept: Mapping[str, int], caller: str) -> None:
         if kept:
             self._rows.drop(connection, [grids[key].number for key in kept], caller)
-        for key, index in kept.items():
-            grids[key].uncount(index)
 
 
 class ExpiredGrids:
@@ -182,20 +209,33 @@ class ExpiredGrids:
         return len(numbers)
 
 
+def _come_late(grids: Grids, limits: Mapping[str, int], now: int) -> LimitAnswer | None:
+    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more."""
+    indices = {key: grid.index_at(now) for key, grid in grids.items()}
+    if any(grids[key].granted_in(index) >= limits[key] for key, index in indices.items()):
+        return None
+    for key, index in indices.items():
+        if grids[key].starts_in(index) < limits[key]:
+            grids[key].count(index)
+        else:
+            grids[key].claim(index)
+    return LimitAnswer(True, 0.0, tuple(grids[key].slot(index) for key, index in indices.items()))
+
+
 def _come_anew(grids: Grids, limits: Mapping[str, int], caller: str | None, now: int) -> LimitAnswer:
     """Count a start at the first instant at which all windows have room; a later one is kept for its caller."""
     instant = _first_with_room(grids, limits, now)
-    is_granted = instant <= now
-    if not is_granted and caller is None:
+    if instant > now and caller is None:
         return LimitAnswer(False, (instant - now) / SECOND)
     slots = []
     for grid in grids.values():
         index = grid.index_at(instant)
-        grid.count(index)
-        slots.append(grid.slot(index))
-        if caller is not None and not is_granted:
+        if caller is None or instant <= now:
+            grid.count(index)
+        else:
             grid.keep(index, caller)
-    return LimitAnswer(is_granted, (instant - now) / SECOND, tuple(slots))
+        slots.append(grid.slot(index))
+    return LimitAnswer(instant <= now, (instant - now) / SECOND, tuple(slots))
 
 
 def _first_with_room(grids: Grids, limits: Mapping[str, int], now: int) -> int:

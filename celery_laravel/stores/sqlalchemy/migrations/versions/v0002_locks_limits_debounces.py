@@ -105,6 +105,8 @@ def _limit_windows(metadata: MetaData, prefix: str) -> Table:
         Column("grid", Number, primary_key=True, autoincrement=False),
         Column("position", Number, primary_key=True, autoincrement=False),
         Column("starts", BigInteger(), nullable=False),
+        # Those of them that are kept, and not granted to anybody yet.
+        Column("unclaimed", BigInteger(), nullable=False),
         has_number=False,
     )
 
