@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,7 +96,9 @@ def test_a_revoked_step_is_caught(lab: Lab) -> None:
 
 def test_a_step_that_has_expired_is_caught(lab: Lab) -> None:
     key = uuid()
-    expired = lab.sig("plain", "return:x", key=f"{key}-0").set(expires=datetime.now(timezone.utc) - timedelta(seconds=10))
+    expired = lab.sig("plain", "return:x", key=f"{key}-0").set(
+        expires=datetime.now(timezone.utc) - timedelta(seconds=10)
+    )
 
     lab.bus.chain([expired, lab.sig("plain", "return:x", key=f"{key}-1")]).catch(note(lab, key)).dispatch()
 
@@ -147,7 +150,7 @@ def test_a_step_that_is_retried_goes_on_with_its_chain_and_is_caught_again_if_it
 
     for failure, failed in enumerate([result.parent.id, result.parent.id, result.id], 1):
         lab.wait_for(key, "notes", failure)
-        wait_until(lambda failed=failed: lab.bus.failed.find(failed), 30, message="the record")
+        wait_until(partial(lab.bus.failed.find, failed), 30, message="the record")
         lab.bus.failed.retry(failed)
 
     assert result.get(timeout=30) == "x"
