@@ -27,17 +27,28 @@ class LimitStore(Protocol):
     name is another key. Names and keys are any text of up to 255 characters.
     """
 
-    def take(self, name: str, windows: Sequence[Window], *, caller: str | None = None) -> LimitAnswer:
+    def take(
+        self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
+    ) -> LimitAnswer:
         """Count a start now in all of these windows, or in none.
 
         Where one of them is full, the caller is refused, and the first instant
-        at which all have room is kept for it: its start is counted there. When
-        it asks again for the same keys within those very windows, it is granted
-        without being counted again; too early, it is told the rest of its
-        wait; too late, in any of them, what was kept is dropped and it is
-        treated as a newcomer. What is kept for it under a key that it does not
-        ask for stays. Without a ``caller`` nothing is kept, and the delay says
-        when there is room as things stand.
+        at which all have room is kept for it: its start is counted there, and
+        unclaimed until it is granted. When it asks again for the same keys
+        within those very windows, it is granted without being counted again;
+        too early, it is told the rest of its wait; too late, in any of them,
+        what was kept is dropped and it is treated as a newcomer. What is kept
+        for it under a key that it does not ask for stays. Without a ``caller``
+        nothing is kept, and the delay says when there is room as things stand.
+
+        So that windows do not pass unused where callers come late, a caller may
+        say that it ``is_overdue``: it was refused before, and told of a start
+        under these keys. If that start has passed, it is granted where each of
+        the present windows has granted fewer starts than its limit: in a window
+        that is full, an unclaimed start, whoever that is kept for. One who
+        comes in time and finds that no start is unclaimed any more is overdue
+        from then on. A newcomer is never granted what is kept for another.
+        Without a ``caller``, ``is_overdue`` means nothing.
 
         A caller that was granted is forgotten: it is a newcomer next time.
 
@@ -49,11 +60,15 @@ class LimitStore(Protocol):
         """Take back starts that were granted, or hit, and did not happen. A slot whose window has passed is ignored.
 
         Each call takes back one start under each slot, so nobody may give back
-        the same twice. What is kept for a refused caller is given up by `cancel`.
+        the same twice; where none was granted, nothing is taken back. What is
+        kept for a refused caller is given up by `cancel`.
         """
 
     def cancel(self, name: str, keys: Sequence[str], *, caller: str) -> None:
-        """Drop what is kept for a refused caller: it will not come. Nothing kept, nothing done."""
+        """Drop what is kept for a refused caller: it will not come. Nothing kept, nothing done.
+
+        Where another caller, who was overdue, was granted it, that start stays counted.
+        """
 
     def hit(self, name: str, key: str, *, seconds: float) -> int:
         """Count a start now whatever the limit; return how many the current window then has."""

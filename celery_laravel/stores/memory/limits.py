@@ -22,14 +22,16 @@ class MemoryLimitStore:
         self._lock = lock
         self._grids: dict[tuple[str, str], Grid] = {}
 
-    def take(self, name: str, windows: Sequence[Window], *, caller: str | None = None) -> LimitAnswer:
+    def take(
+        self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
+    ) -> LimitAnswer:
         limits = {window.key: window.limit for window in windows}
         if len(limits) < len(windows):
             raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
         with self._lock:
             now = _now()
             grids = {window.key: self._grid(name, window.key, window.seconds, now) for window in windows}
-            answer = None if caller is None else _come_again(grids, caller, now)
+            answer = None if caller is None else _come_again(grids, limits, caller, now, is_overdue)
             if answer is None:
                 answer = _come_anew(grids, limits, caller, now)
             for key in limits:
@@ -52,7 +54,7 @@ class MemoryLimitStore:
             for key in keys:
                 grid = self._current(name, key, now)
                 if grid is not None and caller in grid.kept:
-                    grid.uncount(grid.drop_kept(caller))
+                    grid.drop_kept(caller)
 
     def hit(self, name: str, key: str, *, seconds: float) -> int:
         with self._lock:
@@ -102,22 +104,40 @@ class MemoryLimitStore:
         return grid
 
 
-def _come_again(grids: Mapping[str, Grid], caller: str, now: int) -> LimitAnswer | None:
-    """The answer to a caller whose start is kept in all windows; otherwise what is left of it is dropped."""
+def _come_again(
+    grids: Mapping[str, Grid], limits: Mapping[str, int], caller: str, now: int, is_overdue: bool
+) -> LimitAnswer | None:
+    """The answer to a caller whose starts are kept or were kept, or None for a newcomer; what is left is dropped."""
     kept = {key: grid.kept[caller] for key, grid in grids.items() if caller in grid.kept}
-    if not kept:
-        return None
-    if len(kept) < len(grids):
-        for key in kept:
-            grids[key].uncount(grids[key].drop_kept(caller))
-        return None
-    slots = _slots(grids, kept.items())
-    starts_at = max(grids[key].start_of(index) for key, index in kept.items())
-    if starts_at > now:
-        return LimitAnswer(False, (starts_at - now) / SECOND, slots)
+    if kept and len(kept) == len(grids):
+        starts_at = max(grids[key].start_of(index) for key, index in kept.items())
+        if starts_at > now:
+            return LimitAnswer(False, (starts_at - now) / SECOND, _slots(grids, kept.items()))
+        if all(grids[key].unclaimed_at(index) for key, index in kept.items()):
+            return _claim_kept(grids, kept, caller)
+        is_overdue = True
+    for key in kept:
+        grids[key].drop_kept(caller)
+    return _come_late(grids, limits, now) if is_overdue else None
+
+
+def _claim_kept(grids: Mapping[str, Grid], kept: Mapping[str, int], caller: str) -> LimitAnswer:
     for grid in grids.values():
-        grid.drop_kept(caller)
-    return LimitAnswer(True, 0.0, slots)
+        grid.claim(grid.forget_caller(caller))
+    return LimitAnswer(True, 0.0, _slots(grids, kept.items()))
+
+
+def _come_late(grids: Mapping[str, Grid], limits: Mapping[str, int], now: int) -> LimitAnswer | None:
+    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more."""
+    indices = {key: grid.index_at(now) for key, grid in grids.items()}
+    if any(grids[key].granted_at(index) >= limits[key] for key, index in indices.items()):
+        return None
+    for key, index in indices.items():
+        if grids[key].count_at(index) < limits[key]:
+            grids[key].count(index)
+        else:
+            grids[key].claim(index)
+    return LimitAnswer(True, 0.0, _slots(grids, indices.items()))
 
 
 def _come_anew(grids: Mapping[str, Grid], limits: Mapping[str, int], caller: str | None, now: int) -> LimitAnswer:
@@ -126,7 +146,10 @@ def _come_anew(grids: Mapping[str, Grid], limits: Mapping[str, int], caller: str
         return LimitAnswer(False, (instant - now) / SECOND)
     indices = {key: grid.index_at(instant) for key, grid in grids.items()}
     for key, index in indices.items():
-        grids[key].count(index, caller if instant > now else None)
+        if caller is None or instant <= now:
+            grids[key].count(index)
+        else:
+            grids[key].keep(index, caller)
     return LimitAnswer(instant <= now, (instant - now) / SECOND, _slots(grids, indices.items()))
 
 

@@ -12,7 +12,10 @@ SECOND = 1_000_000
 
 @dataclass
 class _Window:
+    """``count`` starts, of which ``unclaimed`` are kept and not granted to anybody yet; for whom starts are kept."""
+
     count: int = 0
+    unclaimed: int = 0
     callers: set[str] = field(default_factory=set)
 
 
@@ -43,6 +46,13 @@ class Grid:
         window = self._windows.get(index)
         return 0 if window is None else window.count
 
+    def unclaimed_at(self, index: int) -> int:
+        window = self._windows.get(index)
+        return 0 if window is None else window.unclaimed
+
+    def granted_at(self, index: int) -> int:
+        return self.count_at(index) - self.unclaimed_at(index)
+
     def first_with_room(self, instant: int, limit: int) -> int:
         """The first instant, not before the given one, whose window has room."""
         self._find_full(limit)
@@ -50,36 +60,46 @@ class Grid:
         room = self._full.end_of(index)
         return instant if room == index else self.start_of(room)
 
-    def count(self, index: int, caller: str | None = None) -> int:
-        """Count a start, kept for a caller or not; return the window's count."""
+    def count(self, index: int) -> int:
+        """Count a start; return the window's count."""
         window = self._windows.get(index)
         if window is None:
             window = self._windows[index] = _Window()
             heappush(self._order, index)
         window.count += 1
         self.total += 1
-        if caller is not None:
-            window.callers.add(caller)
-            self.kept[caller] = index
         if window.count == self._limit:
             self._full.add(index)
         return window.count
 
     def uncount(self, index: int) -> None:
-        """Take back a start, if the window has one."""
-        window = self._windows.get(index)
-        if window is None or window.count == 0:
-            return
-        if window.count == self._limit:
-            self._full.remove(index)
-        window.count -= 1
-        self.total -= 1
+        """Take back a start that was granted, if the window has one."""
+        if self.granted_at(index):
+            self._uncount(index)
 
-    def drop_kept(self, caller: str) -> int:
-        """Forget whose start is kept, which stays counted; return its window."""
+    def keep(self, index: int, caller: str) -> None:
+        """Count a start, and keep it for a caller."""
+        self.count(index)
+        self.kept[caller] = index
+        self._windows[index].unclaimed += 1
+        self._windows[index].callers.add(caller)
+
+    def claim(self, index: int) -> None:
+        """Grant a start that is kept in a window, whoever it is kept for."""
+        self._windows[index].unclaimed -= 1
+
+    def forget_caller(self, caller: str) -> int:
+        """Forget that a start is kept for a caller, not the start; return its window."""
         index = self.kept.pop(caller)
         self._windows[index].callers.discard(caller)
         return index
+
+    def drop_kept(self, caller: str) -> None:
+        """Drop the start that is kept for a caller, unless another one was granted it."""
+        index = self.forget_caller(caller)
+        if self.unclaimed_at(index):
+            self.claim(index)
+            self._uncount(index)
 
     def forget_before(self, instant: int) -> None:
         """Forget the windows that have passed, and those who did not come for them."""
@@ -90,6 +110,13 @@ class Grid:
             for caller in window.callers:
                 del self.kept[caller]
         self._full.forget_before(current)
+
+    def _uncount(self, index: int) -> None:
+        window = self._windows[index]
+        if window.count == self._limit:
+            self._full.remove(index)
+        window.count -= 1
+        self.total -= 1
 
     def _find_full(self, limit: int) -> None:
         """Know which windows are full by this limit: at once for the limit asked for last, else by looking at all."""

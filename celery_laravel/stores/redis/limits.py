@@ -33,10 +33,12 @@ class RedisLimitStore:
         self._connections = connections
         self._keys = keys
 
-    def take(self, name: str, windows: Sequence[Window], *, caller: str | None = None) -> LimitAnswer:
+    def take(
+        self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
+    ) -> LimitAnswer:
         if len({window.key for window in windows}) < len(windows):
             raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
-        arguments: list[Argument] = [MEMORY_OF_CALLS, int(caller is not None), caller or ""]
+        arguments: list[Argument] = [MEMORY_OF_CALLS, 0 if caller is None else 1 + is_overdue, caller or ""]
         for window in windows:
             arguments += [window.limit, round(window.seconds * SECOND)]
         keys = self._with_memory(name, (window.key for window in windows))

@@ -32,6 +32,7 @@ from celery_laravel.testing.store_suite.contention import ContentionSuite
 from celery_laravel.testing.store_suite.debounces import DebounceSuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
 from celery_laravel.testing.store_suite.limit_changes import LimitChangeSuite
+from celery_laravel.testing.store_suite.limit_lateness import LatenessSuite, UnclaimedSuite
 from celery_laravel.testing.store_suite.limits import LimitSuite, SeveralWindowsSuite
 from celery_laravel.testing.store_suite.lock_leases import LockLeaseSuite
 from celery_laravel.testing.store_suite.lock_release import LockReleaseSuite
@@ -58,6 +59,8 @@ class StoreSuite(
     LimitSuite,
     SeveralWindowsSuite,
     LimitChangeSuite,
+    UnclaimedSuite,
+    LatenessSuite,
     DebounceSuite,
     SettleSuite,
     ConcurrencySuite,
@@ -80,6 +83,7 @@ __all__ = [
     "ContentionSuite",
     "DebounceSuite",
     "FailedJobSuite",
+    "LatenessSuite",
     "LimitChangeSuite",
     "LimitSuite",
     "LockLeaseSuite",

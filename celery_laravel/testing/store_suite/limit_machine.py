@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from celery_laravel import clock
 from celery_laravel.stores.records import Slot, Window
 from celery_laravel.testing.store_suite.batch_machine import machine_settings
+from celery_laravel.testing.store_suite.limit_model import LIMITS, SECOND, Model, first_with_room
 from celery_laravel.testing.store_suite.times import VirtualTime
 
 if TYPE_CHECKING:
@@ -25,49 +25,13 @@ if TYPE_CHECKING:
     from celery_laravel.stores.records import LimitAnswer
     from celery_laravel.testing.store_suite.times import Advance
 
-SECOND = 1_000_000
 HOUR = 3600 * SECOND
 CLOSE = 2
 """Microseconds by which a float may miss an instant."""
 LENGTHS = {"short": HOUR, "odd": 100 * 60 * SECOND, "long": 24 * HOUR}
-LIMITS = {"short": 2, "odd": 1, "long": 3}
 KEYS = st.sampled_from(sorted(LENGTHS))
 SETS = st.lists(KEYS, unique=True, min_size=1, max_size=3)
 CALLERS = st.sampled_from([None, "a", "b", "c", "d"])
-
-
-@dataclass
-class Model:
-    """One key: where its windows begin, and in which of them a start is counted, each with whom it is kept for.
-
-    The starts are a plain list of (window, caller), and the first window with
-    room is found by trying one after another. All is in microseconds.
-    """
-
-    anchor: int
-    length: int
-    starts: list[tuple[int, str | None]] = field(default_factory=list)
-
-    def window(self, instant: int) -> int:
-        return (instant - self.anchor) // self.length
-
-    def count(self, window: int) -> int:
-        return sum(counted == window for counted, _ in self.starts)
-
-    def kept(self, caller: str) -> int | None:
-        return next((window for window, kept_for in self.starts if kept_for == caller), None)
-
-    def forget_before(self, now: int) -> None:
-        self.starts = [start for start in self.starts if start[0] >= self.window(now)]
-
-    def grant_kept(self, caller: str) -> None:
-        self.starts = [(window, None if kept_for == caller else kept_for) for window, kept_for in self.starts]
-
-    def drop_kept(self, caller: str) -> None:
-        self.starts = [start for start in self.starts if start[1] != caller]
-
-    def slot(self, window: int) -> int:
-        return self.anchor + window * self.length
 
 
 class LimitMachine(RuleBasedStateMachine):
@@ -89,16 +53,16 @@ class LimitMachine(RuleBasedStateMachine):
         self.granted: list[tuple[Slot, ...]] = []
         self.begun: Counter[tuple[str, int]] = Counter()
 
-    @rule(keys=SETS, caller=CALLERS)
-    def take(self, keys: list[str], caller: str | None) -> None:
+    @rule(keys=SETS, caller=CALLERS, is_overdue=st.booleans())
+    def take(self, keys: list[str], caller: str | None, is_overdue: bool) -> None:
         now = self.now()
         models = {key: self.known(key) or Model(now, LENGTHS[key]) for key in keys}
         windows = [Window(key, LIMITS[key], LENGTHS[key] / SECOND) for key in keys]
-        answer = self.store.limits.take(self.name, windows, caller=caller)
+        answer = self.store.limits.take(self.name, windows, caller=caller, is_overdue=is_overdue)
         if answer.granted:
             self.granted.append(answer.slots)
             self.begun.update((slot.key, round(slot.window_start * SECOND)) for slot in answer.slots)
-        if caller is not None and self.come_again(models, caller, now, answer):
+        if caller is not None and self.come_again(models, caller, answer, is_overdue):
             return
         instant = first_with_room(models, now)
         if instant > now and caller is None:
@@ -111,8 +75,16 @@ class LimitMachine(RuleBasedStateMachine):
         counted = {key: model.window(max(instant, model.anchor)) for key, model in models.items()}
         self.check(answer, [(key, models[key].slot(window)) for key, window in counted.items()], instant - now)
         for key, window in counted.items():
-            models[key].starts.append((window, caller if instant > now else None))
             self.models[key] = models[key]
+            if caller is None or instant <= now:
+                models[key].start(window)
+            else:
+                models[key].keep(window, caller)
+
+    @rule(keys=SETS, caller=st.sampled_from("abcd"))
+    def take_for_a_caller(self, keys: list[str], caller: str) -> None:
+        """More of what the other rules need."""
+        self.take(keys, caller, False)
 
     def learn_anchor(self, model: Model, start: int, now: int, instant: int) -> None:
         """Believe a store where the windows of a key begin under which nothing was counted."""
@@ -123,21 +95,43 @@ class LimitMachine(RuleBasedStateMachine):
             model.anchor = start
             return
         slack = CLOSE if self.is_exact else HOUR // 2
-        model.anchor = start - max(0, (start - now + slack) // model.length) * model.length
+        windows_ahead = -((now + slack - start) // model.length)  # rounded up, so that a window begins by now
+        model.anchor = start - max(0, windows_ahead) * model.length
 
-    def come_again(self, models: dict[str, Model], caller: str, now: int, answer: LimitAnswer) -> bool:
-        """Compare the answer to one whose starts are kept; False when it is a newcomer."""
-        kept = {key: window for key, model in models.items() if (window := model.kept(caller)) is not None}
-        if len(kept) < len(models):
-            for key in kept:
-                models[key].drop_kept(caller)
+    def come_again(self, models: dict[str, Model], caller: str, answer: LimitAnswer, is_overdue: bool) -> bool:
+        """Compare the answer to one whose starts are kept or were kept; False when it is a newcomer."""
+        now = self.now()
+        kept = {key: model.kept[caller] for key, model in models.items() if caller in model.kept}
+        if len(kept) == len(models):
+            slots = [(key, models[key].slot(window)) for key, window in kept.items()]
+            begins = max(start for _, start in slots)
+            is_there = all(models[key].is_unclaimed(window) for key, window in kept.items())
+            if begins > now or is_there:
+                self.check(answer, slots, begins - now)
+                for key, window in kept.items() if begins <= now else ():
+                    models[key].claim(window)
+                    del models[key].kept[caller]
+                return True
+            is_overdue = True
+        for model in models.values():
+            model.drop_kept(caller)
+        return is_overdue and self.come_late(models, answer)
+
+    def come_late(self, models: dict[str, Model], answer: LimitAnswer) -> bool:
+        """Compare the answer to one that may have what is kept for others; False when nothing is."""
+        now = self.now()
+        windows = {key: model.window(max(now, model.anchor)) for key, model in models.items()}
+        if any(models[key].starts.count((window, True)) >= LIMITS[key] for key, window in windows.items()):
             return False
-        slots = [(key, models[key].slot(window)) for key, window in kept.items()]
-        begins = max(start for _, start in slots)
-        self.check(answer, slots, max(0, begins - now))
-        if begins <= now:
-            for model in models.values():
-                model.grant_kept(caller)
+        for slot in answer.slots:
+            model = models[slot.key]
+            if not model.starts:
+                self.learn_anchor(model, round(slot.window_start * SECOND), now, now)
+        windows = {key: model.window(max(now, model.anchor)) for key, model in models.items()}
+        self.check(answer, [(key, models[key].slot(window)) for key, window in windows.items()], 0)
+        for key, window in windows.items():
+            models[key].start_late(window, LIMITS[key])
+            self.models[key] = models[key]
         return True
 
     @precondition(lambda self: self.granted)
@@ -151,9 +145,10 @@ class LimitMachine(RuleBasedStateMachine):
             model = self.known(slot.key)
             if model is not None:
                 window = model.window(start + CLOSE)
-                if (window, None) in model.starts:
-                    model.starts.remove((window, None))
+                if (window, True) in model.starts:
+                    model.starts.remove((window, True))
 
+    @precondition(lambda self: self.waiting())
     @rule(keys=SETS, caller=CALLERS)
     def cancel(self, keys: list[str], caller: str | None) -> None:
         self.store.limits.cancel(self.name, keys, caller=caller or "nobody")
@@ -173,9 +168,10 @@ class LimitMachine(RuleBasedStateMachine):
         if model is None:
             model = self.models[key] = Model(now, LENGTHS[key])
         window = model.window(now)
-        model.starts.append((window, None))
+        model.start(window)
         assert count == model.count(window)
 
+    @precondition(lambda self: len(self.waiting()) > LIMITS["short"])
     @rule(key=KEYS)
     def clear(self, key: str) -> None:
         known = self.known(key) is not None
@@ -195,13 +191,14 @@ class LimitMachine(RuleBasedStateMachine):
     def let_time_pass(self, minutes: int) -> None:
         self.advance(timedelta(minutes=minutes, seconds=1))  # so that no window ends now, to the microsecond
 
-    @precondition(lambda self: self.is_exact and any(caller for _, _, caller in self.waiting()))
-    @rule(data=st.data(), late=st.booleans())
-    def let_one_come_for_what_is_kept(self, data: st.DataObject, late: bool) -> None:
-        key, window, caller = data.draw(st.sampled_from(self.waiting()))
-        begins = self.models[key].slot(window + late)
+    @precondition(lambda self: self.is_exact and self.waiting())
+    @rule(data=st.data(), late=st.booleans(), is_overdue=st.booleans())
+    def let_one_come_for_what_is_kept(self, data: st.DataObject, late: bool, is_overdue: bool) -> None:
+        key, _, caller = data.draw(st.sampled_from(self.waiting()))
+        kept = {other: window for other, window, who in self.waiting() if who == caller}
+        begins = max(self.models[other].slot(window + (late and other == key)) for other, window in kept.items())
         self.advance(timedelta(microseconds=max(0, begins - self.now()) + SECOND))
-        self.take(sorted(other for other, _, who in self.waiting() if who == caller) or [key], caller)
+        self.take(sorted(kept), caller, is_overdue)
 
     @invariant()
     def the_present_window_is_right(self) -> None:
@@ -209,6 +206,12 @@ class LimitMachine(RuleBasedStateMachine):
             model = self.known(key)
             expected = 0 if model is None else model.count(model.window(self.now()))
             assert self.store.limits.look(self.name, key).count == expected
+
+    @invariant()
+    def as_many_starts_are_kept_at_most_as_callers(self) -> None:
+        for model in self.models.values():
+            unclaimed = Counter(window for window, was_granted in model.starts if not was_granted)
+            assert unclaimed <= Counter(model.kept.values())
 
     @invariant()
     def no_window_has_more_starts_than_its_limit(self) -> None:
@@ -241,7 +244,7 @@ class LimitMachine(RuleBasedStateMachine):
     def waiting(self) -> list[tuple[str, int, str]]:
         """Whose start is kept, where."""
         models = {key: model for key in LENGTHS if (model := self.known(key)) is not None}
-        return [(key, window, who) for key, model in models.items() for window, who in model.starts if who is not None]
+        return [(key, window, who) for key, model in models.items() for who, window in model.kept.items()]
 
     def check(self, answer: LimitAnswer, slots: Sequence[tuple[str, int]], wait: int) -> None:
         """Compare an answer with the slots and the wait that the model has come to."""
@@ -251,15 +254,6 @@ class LimitMachine(RuleBasedStateMachine):
         assert [slot.key for slot in answer.slots] == [key for key, _ in slots]
         for slot, (_, start) in zip(answer.slots, slots, strict=True):
             assert abs(round(slot.window_start * SECOND) - start) <= CLOSE
-
-
-def first_with_room(models: dict[str, Model], now: int) -> int:
-    """The first instant at which all windows have room, found by trying the beginning of each that has none."""
-    instant = now
-    while full := [key for key, model in models.items() if model.count(model.window(instant)) >= LIMITS[key]]:
-        model = models[full[0]]
-        instant = model.slot(model.window(instant) + 1)
-    return instant
 
 
 def check_limits(store: Store, advance: Advance, *, examples: int, steps: int) -> None:

@@ -1,8 +1,9 @@
 -- requires time.lua
 -- What the scripts of limits share.
--- A grid is three keys. `counts`: a hash with the starts counted by number of window, and the field "grid" of ANCHOR
--- LENGTH LIMIT OLDEST LAST: where window 0 begins and how long each lasts, in microseconds, by which limit windows are
--- known to be full, the oldest window that may still be there, and the latest in which a start was ever counted.
+-- A grid is three keys. `counts`: a hash with the starts counted by number of window, with how many of them are kept
+-- and not granted to anybody yet by "u" and number, where there are any, and with the field "grid" of ANCHOR LENGTH
+-- LIMIT OLDEST LAST: where window 0 begins and how long each lasts, in microseconds, by which limit windows are known
+-- to be full, the oldest window that may still be there, and the latest in which a start was ever counted.
 -- `full`: runs of full windows that touch, a sorted set of the first window after each by the first in it, so that the
 -- first window with room is one look away however many wait. `kept`: the callers that wait, by window.
 -- All three expire when the latest window has passed.
@@ -14,6 +15,8 @@ local function start_of(grid, index) return grid.anchor + index * grid.length en
 local function index_at(grid, instant) return math.max(0, math.floor((instant - grid.anchor) / grid.length)) end
 
 local function count_at(grid, index) return tonumber(redis.call("HGET", grid.counts, text(index)) or 0) end
+
+local function unclaimed_at(grid, index) return tonumber(redis.call("HGET", grid.counts, "u" .. text(index)) or 0) end
 
 -- Forget all of a grid.
 local function drop(grid)
@@ -27,10 +30,14 @@ local function is_empty(grid) return redis.call("HLEN", grid.counts) <= 1 end
 local function forget_counts(grid, current)
     local passed = {}
     if current - grid.oldest <= redis.call("HLEN", grid.counts) then
-        for index = grid.oldest, current - 1 do table.insert(passed, text(index)) end
+        for index = grid.oldest, current - 1 do
+            table.insert(passed, text(index))
+            table.insert(passed, "u" .. text(index))
+        end
     else
         for _, field in ipairs(redis.call("HKEYS", grid.counts)) do
-            if field ~= "grid" and tonumber(field) < current then table.insert(passed, field) end
+            local index = tonumber(string.match(field, "^u?(%d+)$"))
+            if index and index < current then table.insert(passed, field) end
         end
     end
     for first = 1, #passed, 1000 do

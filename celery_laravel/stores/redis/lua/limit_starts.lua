@@ -39,9 +39,8 @@ local function find_full(grid, limit)
     if grid.limit == limit then return end
     local fields, full = redis.call("HGETALL", grid.counts), {}
     for number = 1, #fields, 2 do
-        if fields[number] ~= "grid" and tonumber(fields[number + 1]) >= limit then
-            table.insert(full, tonumber(fields[number]))
-        end
+        local index = tonumber(fields[number])
+        if index and tonumber(fields[number + 1]) >= limit then table.insert(full, index) end
     end
     table.sort(full)
     redis.call("DEL", grid.full)
@@ -88,7 +87,25 @@ end
 -- The window in which a caller's start is kept, or nil.
 local function kept_for(grid, caller) return tonumber(redis.call("ZSCORE", grid.kept, caller) or nil) end
 
+-- Count a start, and keep it for a caller.
+local function keep(grid, index, caller)
+    count(grid, index)
+    redis.call("HINCRBY", grid.counts, "u" .. text(index), 1)
+    redis.call("ZADD", grid.kept, text(index), caller)
+    grid.changed = true
+end
+
+-- Grant a start that is kept in a window, whoever it is kept for.
+local function claim(grid, index)
+    local field = "u" .. text(index)
+    if redis.call("HINCRBY", grid.counts, field, -1) == 0 then redis.call("HDEL", grid.counts, field) end
+end
+
+-- Drop the start that is kept for a caller, unless another one was granted it.
 local function drop_kept(grid, caller, index)
     redis.call("ZREM", grid.kept, caller)
-    uncount(grid, index)
+    if unclaimed_at(grid, index) > 0 then
+        claim(grid, index)
+        uncount(grid, index)
+    end
 end

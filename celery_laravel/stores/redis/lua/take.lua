@@ -1,13 +1,13 @@
 -- requires limit_starts.lua
 -- Count a start in all windows, or in none and keep one for the caller.
 -- KEYS[1] where the answer is kept, so that the call may be repeated   KEYS[2…4], KEYS[5…7]… grids, as in limit.lua
--- ARGV[1] milliseconds to keep the answer   ARGV[2] 1 with a caller   ARGV[3] the caller
--- ARGV[4], ARGV[5], ARGV[6], ARGV[7]… limit and length in microseconds of each grid's windows
+-- ARGV[1] milliseconds to keep the answer   ARGV[2] 1 with a caller, 2 with one that is overdue, else 0
+-- ARGV[3] the caller   ARGV[4], ARGV[5], ARGV[6], ARGV[7]… limit and length in microseconds of each grid's windows
 -- Returns the text GRANTED DELAY START…: 1 when granted, the delay and the beginning of each grid's window in
 -- microseconds, where a start is counted or kept.
 local given = redis.call("GET", KEYS[1])
 if given then return given end
-local now, caller = tonumber(microseconds()), ARGV[2] == "1" and ARGV[3] or nil
+local now, caller = tonumber(microseconds()), ARGV[2] ~= "0" and ARGV[3] or nil
 local grids = {}
 for number = 1, (#KEYS - 1) / 3 do
     local limit, length = tonumber(ARGV[2 + 2 * number]), tonumber(ARGV[3 + 2 * number])
@@ -24,23 +24,59 @@ local function answer(instant, windows)
     return words
 end
 
-if caller and #grids > 0 then
-    local kept, begins, number_kept = {}, 0, 0
+-- The windows in which starts are kept for the caller, if they are in all grids; else what is left of them is dropped.
+local function find_kept()
+    local kept, number_kept = {}, 0
     for number, grid in ipairs(grids) do
         kept[number] = kept_for(grid, caller)
-        if kept[number] then
-            number_kept, begins = number_kept + 1, math.max(begins, start_of(grid, kept[number]))
-        end
+        if kept[number] then number_kept = number_kept + 1 end
     end
-    if number_kept == #grids then
-        if begins <= now then
-            for _, grid in ipairs(grids) do redis.call("ZREM", grid.kept, caller) end
-        end
-        return answer(begins, kept)
-    end
+    if number_kept == #grids then return kept end
     for number, grid in ipairs(grids) do
         if kept[number] then drop_kept(grid, caller, kept[number]) end
     end
+    return nil
+end
+
+-- The instant at which the caller may have what is kept for it; nil when it has been granted to others, and is dropped.
+local function claim_kept(kept)
+    local begins, is_there = 0, true
+    for number, grid in ipairs(grids) do begins = math.max(begins, start_of(grid, kept[number])) end
+    if begins > now then return begins end
+    for number, grid in ipairs(grids) do is_there = is_there and unclaimed_at(grid, kept[number]) > 0 end
+    for number, grid in ipairs(grids) do
+        if is_there then
+            redis.call("ZREM", grid.kept, caller)
+            claim(grid, kept[number])
+        else
+            drop_kept(grid, caller, kept[number])
+        end
+    end
+    return is_there and begins or nil
+end
+
+-- Grant a start in the present windows, where need be one that is kept for others: these windows, or nil where one of
+-- them has no more.
+local function start_late()
+    local windows = {}
+    for number, grid in ipairs(grids) do
+        local index = index_at(grid, now)
+        if count_at(grid, index) - unclaimed_at(grid, index) >= grid.asked then return nil end
+        windows[number] = index
+    end
+    for number, grid in ipairs(grids) do
+        local act = count_at(grid, windows[number]) < grid.asked and count or claim
+        act(grid, windows[number])
+    end
+    return windows
+end
+
+if caller and #grids > 0 then
+    local kept = find_kept()
+    local begins = kept and claim_kept(kept)
+    if begins then return answer(begins, kept) end
+    local windows = (kept or ARGV[2] == "2") and start_late()
+    if windows then return answer(now, windows) end
 end
 
 local instant, before = now, nil
@@ -52,10 +88,10 @@ local windows = {}
 if instant <= now or caller then
     for number, grid in ipairs(grids) do
         windows[number] = index_at(grid, instant)
-        count(grid, windows[number])
         if instant > now then
-            redis.call("ZADD", grid.kept, text(windows[number]), caller)
-            grid.changed = true
+            keep(grid, windows[number], caller)
+        else
+            count(grid, windows[number])
         end
     end
 end
