@@ -16,6 +16,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 from celery.utils import uuid
 
+from celery_laravel.stores.factory import store_of
 from celery_laravel.testing.processes import wait_until
 from tests.integration.jobs.conftest import Lab, MakeLab
 from tests.support import unique_app
@@ -80,6 +81,22 @@ def held(served: Lab) -> Unique:
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
     lab = make_lab()
+    unique_app.declare(lab.app)
+    return lab
+
+
+@pytest.fixture(
+    params=[
+        "redis",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def lab_of_a_store(request: Any, make_lab: MakeLab) -> Lab:
+    """A lab whose store is any of those that machines share."""
+    lab = make_lab(store=request.param)
+    if request.param != "redis":
+        store_of(lab.app).migrate()  # type: ignore[attr-defined]  # the tables of SQL stores alone
     unique_app.declare(lab.app)
     return lab
 
@@ -163,7 +180,8 @@ def test_members_of_a_batch_all_run(served: Lab) -> None:
 # -- one of a key
 
 
-def test_of_many_dispatches_at_once_one_is_sent(lab: Lab) -> None:
+def test_of_many_dispatches_at_once_one_is_sent(lab_of_a_store: Lab) -> None:
+    lab = lab_of_a_store
     unique = Unique(lab)
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(lambda value: unique.send("once", value), range(64)))
@@ -236,7 +254,8 @@ def test_a_worker_that_is_killed_blocks_a_key_for_a_lease_at_most(lab: Lab) -> N
         wait_until(lambda: not unique.send("once_early").suppressed, timeout=unique_app.LEASE + 20)
 
 
-def test_a_live_holder_keeps_its_lock_beyond_a_lease(lab: Lab) -> None:
+def test_a_live_holder_keeps_its_lock_beyond_a_lease(lab_of_a_store: Lab) -> None:
+    lab = lab_of_a_store
     unique = Unique(lab)
     with lab.worker("-c", "1", app=APP):
         result = unique.send("once", 1, "wait")
@@ -299,7 +318,8 @@ def test_the_newest_arguments_run_after_the_job_that_runs(lab: Lab) -> None:
     assert unique.values() == [1, 5]
 
 
-def test_the_newest_arguments_survive_a_crash(lab: Lab) -> None:
+def test_the_newest_arguments_survive_a_crash(lab_of_a_store: Lab) -> None:
+    lab = lab_of_a_store
     unique = Unique(lab)
     with lab.worker("-c", "1", app=APP) as worker:
         unique.send("latest", 0, "wait")
@@ -312,7 +332,8 @@ def test_the_newest_arguments_survive_a_crash(lab: Lab) -> None:
     assert unique.values() == [0, 2, 2, 2]
 
 
-def test_of_debounced_jobs_the_newest_runs(lab: Lab) -> None:
+def test_of_debounced_jobs_the_newest_runs(lab_of_a_store: Lab) -> None:
+    lab = lab_of_a_store
     unique = Unique(lab)
     with lab.worker("-c", "1", app=APP):
         results = [unique.send("debounced", value) for value in range(5)]
