@@ -77,6 +77,10 @@ class RunningJob:
             slots=dict(self.slots),
         )
 
+    def has_slots(self, name: str, keys: Sequence[str]) -> bool:
+        """Whether a limiter has told the job of a start of its own under all of these keys, be it past or to come."""
+        return set(keys) <= set(self.slots.get(name, ()))
+
     def note_slots(self, name: str, keys: Sequence[str], *, are_kept: bool) -> None:
         """Note that a limiter keeps a start for the job under these keys, or keeps none any more."""
         held = [key for key in self.slots.get(name, ()) if key not in keys]

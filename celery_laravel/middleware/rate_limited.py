@@ -35,8 +35,10 @@ class RateLimited:
 
     A job for which there is no room goes back to its queue until the start of
     its own, which is kept for it: waiting jobs do not compete, and each comes
-    back once. All limits of the limiter are taken together, or none. One call
-    of the store before the job's code, none after it.
+    back once. A job that comes back late has what is left of the present
+    window, so that a backlog does not have windows pass unused. All limits of
+    the limiter are taken together, or none. One call of the store before the
+    job's code, none after it.
 
         @app.task(tries=0, middleware=[RateLimited("search")])
         def index(product_id): ...
@@ -104,11 +106,11 @@ class RateLimited:
 
     def _ask(self, limits: LimitStore, windows: Sequence[Window], running: RunningJob) -> LimitAnswer:
         """Ask for a start, and write into what the job's next message says whether one is kept for it."""
-        name = store_name(self._name)
-        keeps = self._release and self._release_after is None and not running.is_sync
-        answer = limits.take(name, windows, caller=running.id if keeps else None)
-        if keeps:
-            running.note_slots(name, [window.key for window in windows], are_kept=not answer.granted)
+        name, keys = store_name(self._name), [window.key for window in windows]
+        if not self._release or self._release_after is not None or running.is_sync:
+            return limits.take(name, windows)
+        answer = limits.take(name, windows, caller=running.id, is_overdue=running.has_slots(name, keys))
+        running.note_slots(name, keys, are_kept=not answer.granted)
         return answer
 
     def _turn_away(self, job: Any, windows: Sequence[Window], answer: LimitAnswer) -> None:

@@ -15,10 +15,10 @@ from tests.parity.scenario import Scenario
 
 @dataclass
 class Start:
-    """A start that is counted in the window that begins at an instant; ``kept_for`` a job that has not come yet."""
+    """A start that is counted in the window that begins at an instant, granted or ``unclaimed``: kept for a job."""
 
     window: float
-    kept_for: Job | None = None
+    unclaimed: bool = False
 
 
 class Grids:
@@ -28,19 +28,23 @@ class Grids:
         self._now = now
         self._opened: dict[Hashable, float] = {}
         self._starts: dict[Hashable, list[Start]] = {}
+        self._kept: dict[tuple[Hashable, Job], float] = {}
 
-    def take(self, limits: Sequence[LimitOf], job: Job | None) -> float | list[tuple[Hashable, Start]]:
+    def take(
+        self, limits: Sequence[LimitOf], job: Job | None, *, is_overdue: bool = False
+    ) -> float | list[tuple[Hashable, Start]]:
         """Starts under all these keys, or the seconds until the job's own are due; they are kept for it."""
         self._forget_the_past(limits)
-        mine = {limit: self._kept(limit.key, job) for limit in limits}
-        if all(mine.values()):
-            wait = max(start.window for start in mine.values() if start is not None) - self._now()
-            if wait > 0:
-                return wait
-            return [(limit.key, self._claim(start)) for limit, start in mine.items() if start is not None]
-        for limit, start in mine.items():
-            if start is not None:
-                self._starts[limit.key].remove(start)
+        mine = [self._kept.get((limit.key, job)) for limit in limits if job is not None]
+        windows = [window for window in mine if window is not None]
+        if job is not None and len(windows) == len(limits):
+            if max(windows) > self._now():
+                return max(windows) - self._now()
+            is_overdue = True  # in time is late, save that the start is its own: it goes by the same room
+        for limit in limits:
+            self._drop(limit.key, job)
+        if is_overdue and not any(self._granted(limit) >= limit.most for limit in limits):
+            return [(limit.key, self._count_late(limit)) for limit in limits]
         self._forget_the_past(limits)
         due = self._first_room(limits)
         if due > self._now() and job is None:
@@ -55,16 +59,24 @@ class Grids:
 
     def give_up(self, job: Job) -> None:
         """Drop what is kept for a job."""
-        for key, starts in self._starts.items():
-            self._starts[key] = [start for start in starts if start.kept_for is not job]
+        for key in [key for key, kept_for in self._kept if kept_for is job]:
+            self._drop(key, job)
 
-    def _kept(self, key: Hashable, job: Job | None) -> Start | None:
-        return next((start for start in self._starts.get(key, ()) if job is not None and start.kept_for is job), None)
+    def _drop(self, key: Hashable, job: Job | None) -> None:
+        window = None if job is None else self._kept.pop((key, job), None)
+        unclaimed = Start(-1 if window is None else window, unclaimed=True)
+        if unclaimed in self._starts.get(key, ()):
+            self._starts[key].remove(unclaimed)
 
-    @staticmethod
-    def _claim(start: Start) -> Start:
-        start.kept_for = None
-        return start
+    def _granted(self, limit: LimitOf) -> int:
+        window = self._window(limit, self._now())
+        return self._starts.get(limit.key, []).count(Start(window))
+
+    def _count_late(self, limit: LimitOf) -> Start:
+        now = self._now()
+        if self._is_full(limit, now):
+            self._starts[limit.key].remove(Start(self._window(limit, now), unclaimed=True))
+        return self._count(limit, now, None)
 
     def _first_room(self, limits: Sequence[LimitOf]) -> float:
         due = self._now()
@@ -82,7 +94,9 @@ class Grids:
         return opened + (instant - opened) // limit.seconds * limit.seconds
 
     def _count(self, limit: LimitOf, instant: float, kept_for: Job | None) -> Start:
-        start = Start(self._window(limit, instant), kept_for)
+        start = Start(self._window(limit, instant), unclaimed=kept_for is not None)
+        if kept_for is not None:
+            self._kept[limit.key, kept_for] = start.window
         self._opened.setdefault(limit.key, self._now())
         self._starts.setdefault(limit.key, []).append(start)
         return start
@@ -93,6 +107,9 @@ class Grids:
             self._starts[limit.key] = [start for start in starts if start.window + limit.seconds > self._now()]
             if not self._starts[limit.key]:
                 self._opened.pop(limit.key, None)
+            for key, job in [item for item in self._kept if item[0] == limit.key]:
+                if self._kept[key, job] + limit.seconds <= self._now():
+                    del self._kept[key, job]
 
 
 class LimitsHere(Laravel):
@@ -108,7 +125,7 @@ class LimitsHere(Laravel):
             raise ConfigurationError(f"The limiter {name!r} is not defined.")  # 21
         limits = self.limits_of(name, run.job.label)
         keeps = releases and not run.is_sync
-        found = self.grids.take(limits, run.job if keeps else None) if limits else []  # 14, 15
+        found = self.take(run, limits) if keeps and limits else self.grids.take(limits, None)  # 14, 15
         if isinstance(found, float):
             if releases:
                 run.release(found)
@@ -118,6 +135,14 @@ class LimitsHere(Laravel):
         finally:
             if not run.entered:
                 self.grids.give_back(found)
+
+    def take(self, run: Run, limits: Sequence[LimitOf]) -> float | list[tuple[Hashable, Start]]:
+        """Go by whether the message says that a start was kept under all keys, and note it for the next message."""
+        keys = {limit.key for limit in limits}
+        run.slots = set(run.job.slots) if run.slots is None else run.slots
+        found = self.grids.take(limits, run.job, is_overdue=keys <= run.slots)
+        run.slots = run.slots | keys if isinstance(found, float) else run.slots - keys
+        return found
 
     def throttles_exceptions(self, layer: Mapping[str, Any], run: Run, go_on: Callable[[], Any]) -> None:
         """Timeouts and mistakes pass; the count is cleared where there was one."""
@@ -139,5 +164,10 @@ class LimitsHere(Laravel):
             if counted:
                 self.hits.clear(key)
 
+    def put_back(self, run: Run, seconds: float) -> None:
+        run.job.slots = run.job.slots if run.slots is None else run.slots
+        super().put_back(run, seconds)
+
     def give_up_slots(self, job: Job) -> None:
         self.grids.give_up(job)
+        job.slots = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ class Job:
     """A queued job; ``index`` is its place in its batch, ``rest`` what follows it in its
     chain, ``lock`` the unique lock that it took when it was dispatched,
     ``came_again`` that its worker was lost since it was last queued, ``waits`` how
-    often it has waited for that lock."""
+    often it has waited for that lock, ``slots`` the limits that keep a start for it."""
 
     label: str
     queue: str = "default"
@@ -32,6 +32,7 @@ class Job:
     lock: tuple[str, ...] | None = None
     came_again: bool = False
     waits: int = 0
+    slots: set[Hashable] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -50,6 +51,7 @@ class Run:
     entered: bool = False
     lock: tuple[str, ...] | None = None
     locks: list[tuple[str, ...]] = field(default_factory=list)
+    slots: set[Hashable] | None = None
 
     def release(self, seconds: float) -> None:
         self.stage.said_release(self, seconds)

@@ -51,8 +51,8 @@ def _write_down_answers(app: Celery, before: dict[str, float]) -> None:
     limits: Any = store_of(app).limits
     take = limits.take
 
-    def noted(name: str, windows: Any, *, caller: str) -> Any:
-        answer = take(name, windows, caller=caller)
+    def noted(name: str, windows: Any, *, caller: str, is_overdue: bool) -> Any:
+        answer = take(name, windows, caller=caller, is_overdue=is_overdue)
         key = windows[0].key.partition(":")[2]
         window = answer.slots[0].window_start
         app.record.add(

@@ -377,6 +377,46 @@ def test_a_start_that_is_kept_counts_at_its_own_time_and_is_granted_once(
     assert starts[2:] == [(3, 120 + PADDING)]
 
 
+def test_jobs_that_all_come_late_have_a_start_in_every_window_they_come_in(
+    make_job: Callable[..., Any], worker: Worker, starts: list[Any]
+) -> None:
+    """Something holds each up for two windows when it comes back: what was kept for it has passed by then."""
+    held_up: set[str] = set()
+
+    def hold_up(job: Any, go_on: Callable[[Any], Any]) -> Any:
+        if job.attempts < 2 or job.request.id in held_up:
+            return go_on(job)
+        held_up.add(job.request.id)
+        return job.release(120)
+
+    RateLimiter.define("search", lambda job: Limit.per_minute(1))
+    job = make_job(hold_up, RateLimited("search"), tries=0)
+    for number in range(6):
+        job.delay(number)
+    worker.work_until_idle()
+    late = PADDING
+    assert starts == [(0, 0), *((number, 120 + 60 * number + late) for number in range(1, 6))]
+    assert worker.deliveries == 1 + 3 * 5
+
+
+def test_only_a_job_whose_start_was_kept_under_all_its_keys_is_overdue(
+    make_job: Callable[..., Any], worker: Worker, time: Clock, starts: list[Any]
+) -> None:
+    """A job whose keys have changed is a newcomer under the new ones: it must not have what is kept for others."""
+    keys = {1: "old", 2: "old", 3: "new", 4: "new"}
+    RateLimiter.define("search", lambda job: Limit.per_minute(1).by(keys[job.arguments["number"]]))
+    job = make_job(RateLimited("search"))
+    for number in keys:
+        job.delay(number)
+    worker.work()
+    keys[2] = "new"
+    time.now += 61
+    worker.work()
+    assert [number for number, _ in starts] == [1, 3, 4]
+    worker.work_until_idle()
+    assert starts[3:] == [(2, 120 + PADDING)]
+
+
 def test_a_job_that_comes_late_to_its_start_is_a_newcomer(
     make_job: Callable[..., Any], worker: Worker, time: Clock, starts: list[Any]
 ) -> None:
