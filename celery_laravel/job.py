@@ -13,7 +13,7 @@ from celery.states import FAILURE
 from celery.utils import uuid
 
 from celery_laravel import events
-from celery_laravel.attempt import unique
+from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
@@ -35,7 +35,7 @@ from celery_laravel.worker.admission import last_known_arguments
 from celery_laravel.worker.conclusion import unstarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
 
     from celery import Celery
@@ -308,9 +308,21 @@ class Job(Task):
         """Whether a batch or a chain's ``catch`` waits for a request's job, as far as its message tells."""
         return unstarted(self, request).header.is_followed
 
-    def free_locks_of(self, owner: str) -> None:
-        """Free the locks that were held under a token, its process being gone."""
-        self._runtime.store.locks.release_all(owner)
+    @property
+    def counts_starts(self) -> bool:
+        """Whether every start of the job is written down, so that a crash counts and no copy starts beside it."""
+        return bool(self.acks_late and self.job_options.outlives_worker)
+
+    def end_leases_of(self, attempts: Mapping[str, str], owners: Iterable[str]) -> None:
+        """End attempts, given as job id to owner, and free the owners' locks, their process being gone.
+
+        The attempts may not be written down at all, and the locks not taken.
+        """
+        store = self._runtime.store
+        for job_id, owner in attempts.items():
+            leases.end_attempt(store, job_id, owner)
+        for owner in owners:
+            store.locks.release_all(owner)
 
     def free_unique_lock_of(self, request: Any) -> None:
         """Free the lock of a unique job that has been revoked or has expired."""
@@ -326,7 +338,7 @@ class Job(Task):
         if self._is_plain(request, runtime):
             return
         running = unstarted(self, request)
-        running.is_durable = bool(self.acks_late and self.job_options.outlives_worker)
+        running.is_durable = self.counts_starts
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.push_request(**vars(request))
         try:
@@ -466,6 +478,8 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
         return
     request = sender.request_stack.top
     running: RunningJob | None = request.__dict__.get(RUNNING)
+    if running is not None and running.is_durable:
+        leases.let_go_of_attempt(running.id, running.owner)
     error = retval if state == FAILURE else sys.exc_info()[1] if state is None else None
     if error is not None and not isinstance(error, Exception):
         return  # the process is to exit; the message comes again

@@ -1,6 +1,9 @@
-"""Leases: holds on locks that last for as long as their holder is alive, and for a minute after.
+"""Leases: holds on locks and on attempts that last while their holder is alive, and for a minute after.
 
-Whoever takes a lock as a lease renews it from a thread of its own process. The
+The lease of a lock keeps other jobs out; that of an attempt keeps copies of its
+message from being started beside it.
+
+Whoever has a lease renews it from a thread of its own process. The
 worker's parent renews the leases of its children beside that
 (`celery_laravel.worker.leases`), so that a lease is lost neither by a child
 whose interpreter is blocked, nor by a parent that is cut off from its broker.
@@ -16,7 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.stores.contracts import Store
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
-"""How long a lock outlives its holder at most."""
+"""How long a lock, or an attempt, outlives its holder at most."""
 
 INTERVAL = 20.0
 """Seconds between two renewals: two may fail before a lease is lost."""
 
 SLICE = 500
-"""Owners in one call of the store."""
+"""Leases in one call of the store."""
 
 
 def acquire(store: Store, running: RunningJob, request: LockRequest) -> LockAnswer:
@@ -72,10 +75,40 @@ def let_go(owner: str) -> None:
     _keeper().drop(owner)
 
 
-def renew(store: Store, owners: Sequence[str]) -> None:
-    """Renew the leases of these owners, in one call of the store for every `SLICE` of them."""
+def keep_attempt_alive(store: Store, job_id: str, owner: str) -> None:
+    """Renew the lease of an attempt for as long as this process lives, or until `let_go_of_attempt`. Twice is once."""
+    _keeper().hold(store, owner, job_id)
+
+
+def let_go_of_attempt(job_id: str, owner: str) -> None:
+    """Renew the lease of an attempt no longer; one that is not known is ignored."""
+    _keeper().drop(owner, job_id)
+
+
+def end_attempt(store: Store, job_id: str, owner: str) -> None:
+    """End the lease of an attempt that is not going on, so that the job's next start need not wait for it.
+
+    An attempt whose turn has ended, or that somebody else has started again
+    meanwhile, is left alone.
+
+    Raises:
+        StoreUnavailableError: It could not be ended, and runs out within `LEASE`.
+    """
+    let_go_of_attempt(job_id, owner)
+    store.attempts.renew({job_id: owner}, lease=timedelta(0))
+
+
+def renew(store: Store, owners: Sequence[str], attempts: Mapping[str, str]) -> None:
+    """Renew the locks of these owners, and these attempts, given as job id to owner.
+
+    One call of the store for every `SLICE` of either kind, and none for
+    nothing.
+    """
     for start in range(0, len(owners), SLICE):
         store.locks.renew(owners[start : start + SLICE], ttl=LEASE)
+    running = list(attempts.items())
+    for start in range(0, len(running), SLICE):
+        store.attempts.renew(dict(running[start : start + SLICE]), lease=LEASE)
 
 
 class LeaseKeeper:
@@ -87,21 +120,21 @@ class LeaseKeeper:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[Store, float]] = {}
+        self._held: dict[tuple[str, str | None], tuple[Store, float]] = {}
         self._thread: threading.Thread | None = None
 
-    def hold(self, store: Store, owner: str) -> None:
-        """Begin to renew an owner's leases."""
+    def hold(self, store: Store, owner: str, job_id: str | None = None) -> None:
+        """Begin to renew an owner's leases of locks, or its lease of a job's attempt."""
         with self._lock:
-            self._held.setdefault(owner, (store, time.monotonic()))
+            self._held.setdefault((owner, job_id), (store, time.monotonic()))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="celery-laravel-leases", daemon=True)
                 self._thread.start()
 
-    def drop(self, owner: str) -> None:
-        """Renew an owner's leases no longer."""
+    def drop(self, owner: str, job_id: str | None = None) -> None:
+        """Renew them no longer."""
         with self._lock:
-            self._held.pop(owner, None)
+            self._held.pop((owner, job_id), None)
 
     def _run(self) -> None:
         is_failing = False
@@ -116,24 +149,34 @@ class LeaseKeeper:
     def _renew_all(self, *, is_failing: bool) -> bool:
         """Renew what is due; True when all stores answered. What goes wrong is logged once until it is right again."""
         all_answered = True
-        for store, owners in self._due():
+        for store, owners, attempts in self._due():
             try:
-                renew(store, owners)
+                renew(store, owners, attempts)
             except Exception:
                 all_answered = False
                 if not is_failing:
-                    logger.exception("The leases of %s running jobs could not be renewed in %s", len(owners), store.url)
+                    logger.exception(
+                        "The leases of %s running jobs could not be renewed in %s",
+                        len({*owners, *attempts.values()}),
+                        store.url,
+                    )
         if is_failing and all_answered:
             logger.warning("Leases are renewed again")
         return all_answered
 
-    def _due(self) -> list[tuple[Store, list[str]]]:
+    def _due(self) -> list[tuple[Store, list[str], dict[str, str]]]:
+        """By store: the owners of locks, and the attempts as job id to owner, that are old enough."""
         oldest = time.monotonic() - INTERVAL / 2
-        by_store: dict[int, tuple[Store, list[str]]] = {}
+        by_store: dict[int, tuple[Store, list[str], dict[str, str]]] = {}
         with self._lock:
-            for owner, (store, since) in self._held.items():
-                if since <= oldest:
-                    by_store.setdefault(id(store), (store, []))[1].append(owner)
+            for (owner, job_id), (store, since) in self._held.items():
+                if since > oldest:
+                    continue
+                _, owners, attempts = by_store.setdefault(id(store), (store, [], {}))
+                if job_id is None:
+                    owners.append(owner)
+                else:
+                    attempts[job_id] = owner
         return list(by_store.values())
 
 

@@ -1,4 +1,4 @@
-"""Renews the leases of the jobs that this worker's children run, and frees those of children that are gone.
+"""Renews the leases of the jobs that this worker's children run, and ends those of children that are gone.
 
 A child renews its leases itself, from a thread; this one goes on where the
 child's interpreter is blocked, for minutes maybe, by code that never comes
@@ -15,7 +15,7 @@ from celery import bootsteps
 from celery_laravel.attempt import leases
 from celery_laravel.errors import CeleryLaravelError
 from celery_laravel.runtime import runtime_of
-from celery_laravel.worker.leases import gone, owners_to_renew
+from celery_laravel.worker.leases import gone, to_renew
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,7 +27,7 @@ _ENDED_INTERVAL = 1.0
 
 
 class Leases(bootsteps.StartStopStep):
-    """Renews on the consumer's timer, in the worker's parent: one call of the store, and none where no job is long."""
+    """Renews on the consumer's timer, in the worker's parent: two calls of the store, and none where no job is long."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -40,7 +40,7 @@ class Leases(bootsteps.StartStopStep):
         timer, app = consumer.timer, (consumer.app,)
         self._timer_entries = [
             timer.call_repeatedly(leases.INTERVAL, self._renew, app),
-            timer.call_repeatedly(_ENDED_INTERVAL, self._free_what_ended, app),
+            timer.call_repeatedly(_ENDED_INTERVAL, self._end_what_is_gone, app),
         ]
 
     def stop(self, consumer: Any) -> None:
@@ -51,12 +51,12 @@ class Leases(bootsteps.StartStopStep):
 
     def _renew(self, app: Celery) -> None:
         """Renew once. A store that does not answer is logged once, and again when it answers."""
-        owners = owners_to_renew()
+        owners, attempts = to_renew()
         runtime = runtime_of(app)
-        if not owners or runtime.settings.store_is_untouched:
+        if not (owners or attempts) or runtime.settings.store_is_untouched:
             return
         try:
-            leases.renew(runtime.store, owners)
+            leases.renew(runtime.store, owners, attempts)
         except CeleryLaravelError as error:
             if not self._is_failing:
                 logger.warning("The leases of running jobs cannot be renewed: %s", error)
@@ -68,6 +68,6 @@ class Leases(bootsteps.StartStopStep):
                 logger.warning("The leases of running jobs are renewed again")
             self._is_failing = False
 
-    def _free_what_ended(self, app: Celery) -> None:
+    def _end_what_is_gone(self, app: Celery) -> None:
         for request in gone():
-            request.free_locks()
+            request.end_leases()

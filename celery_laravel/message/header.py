@@ -41,7 +41,7 @@ class Header:
     by the limiter's name in the store. ``unique`` is the key of the unique lock
     that the job holds under its id, for ``unique_for`` seconds from its dispatch
     where that is given; ``waits`` counts how often in a row it was put back
-    because another job held the lock. ``debounce`` is its place among the
+    because another job held the lock, or a copy of it ran. ``debounce`` is its place among the
     dispatches of a debounced job: the key, the period, the number. ``chain`` is
     the chain with callbacks in which it is a step: its ``id``, the signatures
     that ``catch`` a failure, as data, and in which ``round`` it is, which counts

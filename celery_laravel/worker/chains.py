@@ -13,7 +13,7 @@ from celery_laravel.message.canvas import change_headers, mark_members, tasks_of
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.message.header import Header, with_header
 from celery_laravel.stores.records import AttemptEnd, StartStatus
-from celery_laravel.worker.executor import KEEP_OPEN
+from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,8 @@ from celery_laravel.message.resend import resend, send_again
 
 if TYPE_CHECKING:
     from celery_laravel.errors import CeleryLaravelError
-    from celery_laravel.worker.executor import NotStarted
     from celery_laravel.worker.settlement import Settlement
+    from celery_laravel.worker.starting import NotStarted
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def conclude(  # noqa: PLR0917  the parts of one attempt
 
 def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
     """Let go of a copy of a message, or put back one whose job has to wait; return what to raise."""
-    logger.info("Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
+    level = logging.DEBUG if copy.is_known else logging.INFO
+    logger.log(level, "Job %s (%s) is not started: %s", request.id, task.name, copy.reason)
     if copy.release is not None:
         header, delay = copy.release
         try:
@@ -145,7 +146,8 @@ def _pass_on(  # noqa: PLR0917  the parts of one attempt
     """Settle a job whose code raised one of Celery's own signals.
 
     ``Retry`` has sent the next message, ``Ignore`` means done unless the job was
-    replaced, ``Reject`` without requeueing is a failure to Celery.
+    replaced, ``Reject`` without requeueing is a failure to Celery; with it the
+    same message comes again.
     """
     if running.is_settled:
         return
@@ -153,7 +155,9 @@ def _pass_on(  # noqa: PLR0917  the parts of one attempt
         if not request.is_eager:
             settlement.released(running, Released(0.0, counts=False))
     elif isinstance(signal, Reject):
-        if not signal.requeue:
+        if signal.requeue:
+            settlement.abandoned(running)
+        else:
             settlement.failed(task, request, running, signal, *arguments)
     else:
         settlement.succeeded(task, running, *arguments)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,37 +18,20 @@ from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTi
 from celery_laravel.message.durations import is_seconds
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.middleware.pipeline import send_through
-from celery_laravel.stores.records import StartStatus
-from celery_laravel.worker.admission import may_run_unlocked, waiting, waiting_time
 from celery_laravel.worker.defaults import timeout_of
+from celery_laravel.worker.starting import NotStarted, start, started, was_kept_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
-    from celery_laravel.stores.records import AttemptStart, LockRequest
     from celery_laravel.worker.defaults import AttemptDefaults
-
-KEEP_OPEN = timedelta(days=7)
-"""How long the store remembers a job that has begun and not ended: longer than a message waits to come again."""
 
 MAX_STARTS = 3
 """How often a batch's member or a unique job that declares no limit is started when its worker is lost each time."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
-
-
-@dataclass(frozen=True)
-class NotStarted:
-    """The message is a copy, of an attempt that runs or of something that is over, or its job waits for a lock.
-
-    ``release`` is the header and the delay of the message to put in its place,
-    None when it is to be dropped.
-    """
-
-    reason: str
-    release: tuple[Header, float] | None = None
 
 
 class Executor:
@@ -125,19 +106,20 @@ class Executor:
         except Exception as error:  # a retry_until method of the user's may raise anything
             broken = broken or error
         attempt, exceptions = header.attempts + 1, header.exceptions
-        counts = (task.acks_late and task.job_options.outlives_worker) or header.callback is not None
+        counts = task.counts_starts or header.callback is not None
         is_suspect = not counts and _came_again(task, request, header)
         if is_suspect:
             attempt += 1  # the start that was lost, of which the store knows nothing
         is_durable = bool(counts or is_suspect) and not request.is_eager
-        lease = unique.lease_for(task, header, request.id)
+        lease, owner = unique.lease_for(task, header, request.id), owner_of(request)
         if is_durable:
             joined = lease if task.job_options.unique_via is None else None
-            start = self._start(task, request, header, attempt - 1, limits, joined)
-            if isinstance(start, NotStarted):
-                return start
-            attempt, exceptions = start.attempt, start.exceptions
+            answer = start(self._store(), task, request.id, owner, header, attempt - 1, limits, joined)
+            if isinstance(answer, NotStarted):
+                return answer
+            attempt, exceptions = answer.attempt, answer.exceptions
             lease = None if lease is joined else lease
+            header = started(header) if lease is None else header
         is_endless = limits.are_none and header.unique is not None
         if (is_suspect and attempt > MAX_STARTS) or (is_endless and attempt - header.attempts > MAX_STARTS):
             broken = broken or MaxAttemptsExceededError(
@@ -151,43 +133,12 @@ class Executor:
             limits,
             is_durable=is_durable,
             is_sync=is_sync,
-            owner=owner_of(request),
+            owner=owner,
             lease=lease,
         )
         if broken is not None:
             running.verdict.failure = broken
         return running
-
-    def _start(  # noqa: PLR0917  the parts of one start
-        self, task: Any, request: Any, header: Header, attempts: int, limits: Limits, lock: LockRequest | None
-    ) -> AttemptStart | NotStarted:
-        """Write down that an attempt starts after so many, or learn why it must not."""
-        start = self._begin(request, header, attempts, lock)
-        if start.status is StartStatus.LOCKED and may_run_unlocked(task.job_options):
-            start = self._begin(request, header, attempts, None)
-        if start.status is StartStatus.LOCKED:
-            reason = f"its unique lock {'' if lock is None else lock.key} is held by {start.holder}"
-            return NotStarted(reason, (waiting(header), waiting_time(header)))
-        if start.status is StartStatus.OVER:
-            return NotStarted("a copy of a turn that is over")
-        if start.status is StartStatus.RUNNING:
-            return NotStarted("a copy of an attempt that runs", (header, start.delay))
-        if start.status is StartStatus.RELEASED:
-            following = header.next_turn(attempts=start.attempt, exceptions=start.exceptions, deadline=limits.deadline)
-            return NotStarted("put back before, by a worker that died", (following, start.delay))
-        return start
-
-    def _begin(self, request: Any, header: Header, attempts: int, lock: LockRequest | None) -> AttemptStart:
-        return self._store().attempts.begin(
-            request.id,
-            turn=header.turn,
-            attempts=attempts,
-            exceptions=header.exceptions,
-            owner=f"{request.hostname}/{os.getpid()}",
-            lease=timedelta(0),
-            keep=KEEP_OPEN,
-            lock=lock,
-        )
 
     def limits_of(self, task: Any, request: Any, header: Header, *, is_sync: bool = False) -> Limits:
         """The limits that hold for this message: the job's own, else the worker's, else the settings'."""
@@ -261,11 +212,12 @@ def _came_again(task: Any, request: Any, header: Header) -> bool:
 
     Either is put back when its worker is lost, even one that declares no
     limit; its starts are counted from then on, so that one which kills its
-    worker every time comes to an end.
+    worker every time comes to an end. A copy that was put back, because another
+    such start runs, is a new message to the broker.
     """
     if not header.is_followed or request.is_eager or task.declares_acks_late:
         return False
-    return bool((request.delivery_info or {}).get("redelivered"))
+    return bool((request.delivery_info or {}).get("redelivered")) or was_kept_waiting(header)
 
 
 def _exceeded(task: Any, running: RunningJob) -> str:

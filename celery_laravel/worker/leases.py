@@ -1,4 +1,4 @@
-"""The leases of a worker's children, as its parent sees them: whose to renew, and whose to free at once."""
+"""The leases of a worker's children, as its parent sees them: whose to renew, and whose to end at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _leaving: dict[JobRequest, float] = {}
 """Requests that Celery counts as over while their process may still live, and since when."""
 
 
-def owners_to_renew() -> list[str]:
-    """Under which tokens children may hold leases that are old enough to be renewed.
+def to_renew() -> tuple[list[str], dict[str, str]]:
+    """What children may hold that is old enough to be renewed: owners of locks, and attempts as job id to owner.
 
     These are the children's that run a job since half an interval, so that a
     worker of short jobs makes no call of the store, and those that have been
@@ -29,7 +29,12 @@ def owners_to_renew() -> list[str]:
     oldest = time.time() - leases.INTERVAL / 2
     active = _copy_of(state.active_requests)
     started = [request for request in active if request.time_start and request.time_start <= oldest]
-    return [owner for request in (*started, *_leaving) for owner in getattr(request, "kept_alive", ())]
+    owners: list[str] = []
+    attempts: dict[str, str] = {}
+    for request in (*_leaving, *started):  # of two starts of one job the later holds the lease
+        owners += getattr(request, "kept_alive", ())
+        attempts.update(getattr(request, "attempt", ()))
+    return owners, attempts
 
 
 def leave(request: JobRequest) -> None:

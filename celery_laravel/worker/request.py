@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
 
 from celery_laravel.attempt.ownership import write_owner
+from celery_laravel.message.header import NAME
 from celery_laravel.worker import leases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +34,22 @@ class JobRequest(Request):
     """The tokens under which the job's process may hold leases, for the parent to renew."""
     kept_alive: tuple[str, ...] = ()
     """Those, and the job's id, which owns its unique lock; that one is freed when the job ends, not its process."""
+    attempt: Mapping[str, str] = MappingProxyType({})
+    """The job's id and the token that its attempt is held under, where its starts may be counted."""
     _goes_on = False
     _has_succeeded = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.task.may_hold_locks:
-            self.lease_owners = self.kept_alive = (write_owner(self.request_dict, self.id),)
-            if self.task.job_options.unique:
-                self.kept_alive = (*self.lease_owners, self.id)
+        has_header = NAME in self.request_dict
+        if not (self.task.may_hold_locks or has_header):
+            return
+        owner = write_owner(self.request_dict, self.id)
+        self.lease_owners = self.kept_alive = (owner,)
+        if self.task.job_options.unique:
+            self.kept_alive = (owner, self.id)
+        if self.task.counts_starts or has_header:
+            self.attempt = {self.id: owner}
 
     def reject(self, requeue: bool = False) -> None:
         """Remember whether the message comes again, so that its job has not ended."""
@@ -93,14 +105,13 @@ class JobRequest(Request):
         if not soft and self.lease_owners:
             leases.leave(self)
 
-    def free_locks(self) -> None:
-        """Free the locks that the job's process held, it being gone; a store that fails is logged."""
+    def end_leases(self) -> None:
+        """End the attempt and free the locks of the job's process, which is gone; a store that fails is logged."""
         leases.left(self)
         try:
-            for owner in self.lease_owners:
-                self.task.free_locks_of(owner)
+            self.task.end_leases_of(self.attempt, self.lease_owners)
         except Exception:
-            logger.exception("The locks of job %s (%s), whose process is gone, end by themselves", self.id, self.name)
+            logger.exception("The leases of job %s (%s), whose process is gone, end by themselves", self.id, self.name)
 
     def _process_has_ended(self) -> None:
         if not self.lease_owners:
@@ -108,7 +119,7 @@ class JobRequest(Request):
         if leases.is_alive(self.worker_pid):
             leases.leave(self)
         else:
-            self.free_locks()
+            self.end_leases()
 
     def _free_unique_lock(self) -> None:
         try:

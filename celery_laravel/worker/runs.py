@@ -11,7 +11,8 @@ from celery_laravel.errors import ConfigurationError, JobReleasedError, MaxAttem
 from celery_laravel.message.header import with_header
 from celery_laravel.worker.admission import admit
 from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted
-from celery_laravel.worker.executor import CELERYS_OWN, NotStarted
+from celery_laravel.worker.executor import CELERYS_OWN
+from celery_laravel.worker.starting import NotStarted
 
 if TYPE_CHECKING:
     from celery_laravel.worker.executor import Executor
@@ -98,6 +99,9 @@ class Runs:
                 outcome = self._executor.run(task, running, args, kwargs)
             running.outcome = outcome
             return outcome, args, kwargs
+        except BaseException:  # the process, thread or greenlet is to end, and the message comes again
+            self._settlement.abandoned(running)
+            raise
         finally:
             self._settlement.free_locks(running)
 

@@ -11,7 +11,7 @@ from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, failed_jobs
-from celery_laravel.worker.executor import KEEP_OPEN
+from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,6 +148,15 @@ class Settlement:
         if running.is_durable:
             with _isolated(running, "forgetting its attempts"):
                 self._store().attempts.forget(running.id)
+
+    def abandoned(self, running: RunningJob) -> None:
+        """End the lease of a start that comes to no end of its own, so that the next one need not wait for it.
+
+        The start counts. Should the store not answer, the lease runs out.
+        """
+        if running.is_durable:
+            with _isolated(running, "ending its lease"):
+                leases.end_attempt(self._store(), running.id, running.owner)
 
     def after_trace(self, task: Any, request: Any, running: RunningJob, error: BaseException | None) -> None:
         """Settle what Celery's own ending decides: called when it has stored the result and sent what follows.

@@ -32,8 +32,16 @@ class Holders(Declarations):
         """Let time pass, and meanwhile do what the parents of living workers do: renew what is held in them."""
         while self.now < instant:
             held = {record.owner for record in self._held() if record.is_lease} - self.dead
-            self.now = min(instant, self.now + leases.INTERVAL) if held else instant
-            leases.renew(self._store, sorted(held))
+            running = self._running()
+            self.now = min(instant, self.now + leases.INTERVAL) if held or running else instant
+            leases.renew(self._store, sorted(held), running)
+
+    def _running(self) -> dict[str, str]:
+        """The attempts that this process keeps alive in the scenario's store, less those whose worker is gone."""
+        kept = [
+            (owner, job_id) for (owner, job_id), (store, _) in leases._keeper()._held.items() if store is self._store
+        ]
+        return {job_id: owner for owner, job_id in kept if job_id is not None and owner not in self.dead}
 
     def locks(self) -> list[str]:
         return sorted(self.name_of_lock(record) for record in self._held())

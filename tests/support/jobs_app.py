@@ -2,7 +2,8 @@
 
 A scripted job does the n-th step of its script at its n-th run, the last step
 repeating, and writes each run into a list of Redis that neither the library nor
-Celery knows of.
+Celery knows of. With `JOBS_LEASE`, leases last for so many seconds instead of a
+minute.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
 from celery_laravel import Bus, current_job, install, signals
+from celery_laravel.attempt import leases
 
 NAMES = ("broker", "backend", "store", "record", "queue")
 
@@ -246,6 +248,9 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
     def batch_of(key: str, count: int) -> str:
         return str(Bus(app).batch([app.signature("plain", (key, ["return:x"])) for _ in range(count)]).dispatch().id)
 
+
+if _lease := os.environ.get("JOBS_LEASE"):
+    leases.LEASE, leases.INTERVAL = timedelta(seconds=float(_lease)), float(_lease) / 6
 
 _given = {name: os.environ.get(f"JOBS_{name.upper()}") for name in NAMES}
 if all(_given.values()):

@@ -21,6 +21,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery 5.6 with a newer redis
 ]
 
+SHORT_LEASES = {"JOBS_LEASE": "3"}
+"""For workers that are killed as a whole: nobody is left who ends the leases of their attempts, which last a minute."""
+
 
 def test_a_job_that_kills_its_process_starts_as_often_as_its_tries_and_then_fails_once(lab: Lab) -> None:
     result, key = lab.send("tries3", "die")
@@ -110,7 +113,7 @@ def test_a_terminated_member_does_not_leave_its_batch_waiting(lab: Lab) -> None:
 @pytest.mark.slow
 def test_whole_workers_killed_at_random_start_no_job_more_often_than_its_tries(make_lab: MakeLab) -> None:
     lab = make_lab()
-    with lab.worker() as worker:
+    with lab.worker(env=SHORT_LEASES) as worker:
         jobs = [lab.send("tries3", "wait:60") for _ in range(2)]
         for attempt in range(1, 4):
             for _, key in jobs:
@@ -129,7 +132,7 @@ def test_whole_workers_killed_at_random_start_no_job_more_often_than_its_tries(m
 @pytest.mark.rabbitmq
 def test_a_batch_survives_its_workers(make_lab: MakeLab) -> None:
     lab = make_lab(broker="rabbitmq")  # kombu's Redis transport may lose what a killed worker was about to take
-    with lab.worker() as worker:
+    with lab.worker(env=SHORT_LEASES) as worker:
         keys = [uuid() for _ in range(30)]
         note_key = uuid()
         jobs = [lab.sig("tries3" if n % 3 else "bare", "wait:0.1+return:x", key=key) for n, key in enumerate(keys)]

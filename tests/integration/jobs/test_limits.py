@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 APP = "tests.support.limits_app"
+SHORT_LEASES = {"JOBS_LEASE": "3"}
 A_MICROSECOND = 2e-6
 
 
@@ -98,7 +99,7 @@ def test_jobs_come_back_at_the_start_that_is_kept_for_them(limits: Limits) -> No
 
 
 def test_no_window_has_more_starts_than_its_limit_whatever_dies(limits: Limits) -> None:
-    with limits.lab.worker(app=APP, concurrency=4) as worker:
+    with limits.lab.worker(app=APP, concurrency=4, env=SHORT_LEASES) as worker:
         jobs = limits.send(8 * ALLOWED)
         for round_ in range(1, 4):
             wait_until(lambda: len(limits.starts()) >= round_ * ALLOWED, 60)  # noqa: B023  called at once
@@ -111,7 +112,7 @@ def test_no_window_has_more_starts_than_its_limit_whatever_dies(limits: Limits) 
 
 
 def test_a_job_killed_in_its_code_stays_counted_and_is_counted_again_when_it_comes_back(limits: Limits) -> None:
-    with limits.lab.worker(app=APP, concurrency=1) as worker:
+    with limits.lab.worker(app=APP, concurrency=1, env=SHORT_LEASES) as worker:
         job = limits.send(1, "wait")
         limits.wait_for_starts_of(job)
         worker.kill()

@@ -98,7 +98,7 @@ def lost(error: BaseException) -> ExceptionInfo:
 
 def step(app: Celery) -> Any:
     found = Leases(SimpleNamespace(app=app))
-    return SimpleNamespace(renew=lambda: found._renew(app), look=lambda: found._free_what_ended(app))
+    return SimpleNamespace(renew=lambda: found._renew(app), look=lambda: found._end_what_is_gone(app))
 
 
 def test_the_child_finds_the_token_that_the_parent_knows_and_the_message_keeps_its_own_headers(job: Any) -> None:
@@ -164,7 +164,7 @@ def test_many_are_renewed_in_slices(app: Celery, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(store_of(app).locks, "renew", renewed)
 
-    leases.renew(store_of(app), [f"o-{n}" for n in range(1100)])
+    leases.renew(store_of(app), [f"o-{n}" for n in range(1100)], {})
 
     assert calls == [500, 500, 100]
 
@@ -332,7 +332,7 @@ def test_a_forked_process_has_a_keeper_of_its_own(app: Celery, quick: None) -> N
     if pid == 0:
         leases.keep_alive(store_of(app), "child")
         keeper = leases._keeper()
-        is_right = list(keeper._held) == ["child"] and keeper._thread is not None and keeper._thread.is_alive()
+        is_right = list(keeper._held) == [("child", None)] and keeper._thread is not None and keeper._thread.is_alive()
         os._exit(0 if is_right else 1)
     leases.let_go("parent")
 
