@@ -1,0 +1,79 @@
+"""What the worker's parent does about a job whose own process cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from celery_laravel.attempt import leases, unique
+from celery_laravel.attempt.running_job import RUNNING
+from celery_laravel.job.speaking import SpeakingJob
+from celery_laravel.message.header import has_header
+from celery_laravel.worker.admission import last_known_arguments
+from celery_laravel.worker.conclusion import unstarted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from celery_laravel.runtime import Runtime
+
+
+class SettledJob(SpeakingJob):
+    """A task that the worker's parent can settle: revoked, expired, over its hard limit, its process lost."""
+
+    abstract = True
+    _declares_nothing: ClassVar[bool] = True
+    _is_builtin: ClassVar[bool] = False
+
+    def is_followed(self, request: Any) -> bool:
+        """Whether a batch or a chain's ``catch`` waits for a request's job, as far as its message tells."""
+        return unstarted(self, request).header.is_followed
+
+    @property
+    def counts_starts(self) -> bool:
+        """Whether every start of the job is written down, so that a crash counts and no copy starts beside it."""
+        return bool(self.acks_late and self.job_options.outlives_worker)
+
+    def end_leases_of(self, attempts: Mapping[str, str], owners: Iterable[str]) -> None:
+        """End attempts, given as job id to owner, and free the owners' locks, their process being gone.
+
+        The attempts may not be written down at all, and the locks not taken.
+        """
+        store = self._runtime.store
+        for job_id, owner in attempts.items():
+            leases.end_attempt(store, job_id, owner)
+        for owner in owners:
+            store.locks.release_all(owner)
+
+    def free_unique_lock_of(self, request: Any) -> None:
+        """Free the lock of a unique job that has been revoked or has expired."""
+        unique.free(self, unstarted(self, request))
+
+    def give_up_slots_of(self, request: Any) -> None:
+        """Give up the starts that limiters keep for a job that has been revoked or has expired."""
+        self._runtime.settlement.give_up_slots(unstarted(self, request))
+
+    def settle_without_child(self, request: Any, error: Exception | None) -> None:
+        """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""
+        runtime = self._runtime
+        if self._is_plain(request, runtime):
+            return
+        running = unstarted(self, request)
+        running.is_durable = self.counts_starts
+        args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
+        self.push_request(**vars(request))
+        try:
+            self.request_stack.top.__dict__[RUNNING] = running
+            args, kwargs = last_known_arguments(self, self.request_stack.top, running, args, kwargs)
+            if error is None:
+                runtime.settlement.succeeded(self, running, args, kwargs)
+            else:
+                runtime.settlement.failed(self, self.request_stack.top, running, error, args, kwargs)
+                runtime.settlement.finished(running)
+        finally:
+            self.pop_request()
+
+    def _is_plain(self, request: Any, runtime: Runtime) -> bool:
+        """Whether nothing asks for this library: no option, no default, no header."""
+        if has_header(request.headers):
+            return False
+        return self._is_builtin or (self._declares_nothing and not runtime.defaults.manage_every_job)
