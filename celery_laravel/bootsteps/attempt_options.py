@@ -9,6 +9,7 @@ import click
 from celery import bootsteps
 from celery.bin.base import CeleryOption
 
+from celery_laravel.bootsteps.visibility_timeout import warn_of_long_jobs
 from celery_laravel.worker.defaults import defaults_of, timeout_of
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class AttemptOptions(bootsteps.StartStopStep):
             defaults.timeout = timeout
 
     def start(self, worker: Any) -> None:
-        """Warn of timeouts that this worker's pool cannot enforce."""
+        """Warn of timeouts that this worker's pool cannot enforce, and of those that its broker does not wait for."""
+        warn_of_long_jobs(self.app)
         if worker.pool_cls.__module__ in _ENFORCING:
             return
         defaults = defaults_of(self.app)

@@ -51,6 +51,7 @@ class Job(SettledJob):
 
     declares_acks_late: ClassVar[bool] = False
     may_hold_locks: ClassVar[bool] = False
+    stores_its_start: ClassVar[bool] = False
     _users_call: ClassVar[Callable[..., Any] | None] = None
 
     # -- registration
@@ -79,7 +80,10 @@ class Job(SettledJob):
         prepare_process()
         if app.finalized:
             settings_of(app)  # here, because the signal that ends the finalizing swallows exceptions
-        return super().bind(app)
+        bound = super().bind(app)
+        if is_new and cls.acks_late and cls.job_options.outlives_worker:
+            cls.stores_its_start, cls.track_started = bool(cls.track_started), False
+        return bound
 
     # -- dispatch
 

@@ -12,7 +12,7 @@ from celery_laravel.message.header import with_header
 from celery_laravel.worker.admission import admit
 from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted
 from celery_laravel.worker.executor import CELERYS_OWN
-from celery_laravel.worker.starting import NotStarted
+from celery_laravel.worker.starting import NotStarted, store_start
 
 if TYPE_CHECKING:
     from celery_laravel.worker.executor import Executor
@@ -40,6 +40,8 @@ class Runs:
             raise drop(task, request, running)
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
+        if running.is_durable:
+            store_start(task, request)
         outcome, args, kwargs = self._run(task, request, running, args, kwargs)
         if request.is_eager:
             running, outcome = self._eagerly(task, request, running, outcome, args, kwargs)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from celery.states import STARTED
 
 from celery_laravel.attempt import leases
 from celery_laravel.stores.records import StartStatus
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import AttemptStart, LockRequest
+
+logger = logging.getLogger(__name__)
 
 KEEP_OPEN = timedelta(days=7)
 """How long the store remembers a job that has begun and not ended: longer than a message waits to come again."""
@@ -79,6 +85,21 @@ def start(  # noqa: PLR0917  the parts of one start
         return refused
     leases.keep_attempt_alive(store, job_id, owner)
     return answer
+
+
+def store_start(task: Any, request: Any) -> None:
+    """Store the state ``STARTED`` in the place of Celery, which would do so for a copy too, over the job's result.
+
+    A result backend that fails keeps no job from running; that is logged.
+    """
+    ignores = vars(request).get("ignore_result")
+    if not task.stores_its_start or (task.ignore_result if ignores is None else ignores):
+        return
+    start = {"pid": os.getpid(), "hostname": request.hostname}
+    try:
+        task.backend.store_result(request.id, start, STARTED, request=request)
+    except Exception:
+        logger.exception("Of job %s (%s) it could not be stored that it has started", request.id, task.name)
 
 
 def was_kept_waiting(header: Header) -> bool:

@@ -55,6 +55,7 @@ class Transport(virtual.Transport):
     Channel = Channel
     can_parse_url = True  # or `Connection.as_uri` would not ask us, and would drop a URL's slashes
     driver_type = DRIVER_TYPE
+    renews_what_it_holds = True
     driver_name = "sqlalchemy"
     implements = virtual.Transport.implements.extend(
         asynchronous=True,

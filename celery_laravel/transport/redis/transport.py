@@ -33,6 +33,8 @@ class Keeping(_Base):
     messages are renewed for.
     """
 
+    renews_what_it_holds = True
+
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.cycle: Any = Poller()

@@ -80,7 +80,7 @@ def make_lab(server_url: Callable[[str], str]) -> Iterator[MakeLab]:
     def make(*, broker: str = "redis", store: str = "redis", **conf: Any) -> Lab:
         redis = server_url("redis")
         places = {
-            "broker": server_url(broker),
+            "broker": broker if "://" in broker else server_url(broker),
             "backend": redis,
             "store": store if "://" in store else server_url(store),
             "record": redis,
