@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from celery._state import _set_current_app, _tls
 from celery.app.task import Context
 from celery.canvas import group
 from celery.canvas import signature as to_signature
@@ -13,7 +15,9 @@ from kombu.utils.functional import maybe_list
 from celery_laravel import events
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from celery import Celery
 
 logger = logging.getLogger("celery_laravel.unique")
 
@@ -80,4 +84,16 @@ def settle_as_done(  # noqa: PLR0917  the parts of one dispatch
         delivery_info={},
         ignore_result=options.get("ignore_result", task.ignore_result),
     )
-    task.backend.mark_as_done(task_id, None, request=context, store_result=not context.ignore_result)
+    with _as_current(task.app):
+        task.backend.mark_as_done(task_id, None, request=context, store_result=not context.ignore_result)
+
+
+@contextmanager
+def _as_current(app: Celery) -> Iterator[None]:
+    """Make an app the current one of this thread, as it is in a worker: Celery 5.5 ends chords by that app."""
+    previous = _tls.current_app
+    app.set_current()
+    try:
+        yield
+    finally:
+        _set_current_app(previous)

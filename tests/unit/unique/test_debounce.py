@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.unit.unique.conftest import Clock, Worker
 
+pytestmark = pytest.mark.matrix
+
 
 def job(app: Celery, step: Any = None, **options: Any) -> Any:
     ran: list[Any] = []

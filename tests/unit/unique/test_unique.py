@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.unit.unique.conftest import Clock, Worker
 
+pytestmark = pytest.mark.matrix
+
 
 def job(app: Celery, *script: Any, **options: Any) -> Any:
     """A unique job whose n-th run does the n-th step of a script, the last one repeating; ``ran`` is what it got."""
