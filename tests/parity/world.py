@@ -248,7 +248,8 @@ class World(Announcements, Holders):
             self._acknowledge(message)
 
     def _acknowledge(self, message: Any) -> None:
-        message.ack()
+        if not message.acknowledged:  # of two deliveries of one message, which a broker tells apart
+            message.ack()
         self._queues.done(message)
 
     # -- workers that stand still or vanish, and the locks that they hold
