@@ -7,7 +7,7 @@ MATRIX ?= 5.5 5.6 5.7
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
+.PHONY: help setup demo test test-slow fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ bench: $(VENV)/.dev ## Measure against plain Celery, and write benchmarks/result
 # -- checking it -----------------------------------------------------------------------------------
 test: $(VENV)/.dev ## Run the tests with the servers that are there, or can be started
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev ## Run the tests that take long, which `make test` leaves out: many kills, more random sequences
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 fmt: $(VENV)/.dev ## Format the code, and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .

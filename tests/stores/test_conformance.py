@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from celery_laravel.testing.store_suite import StoreSuite
+import pytest
+
+from celery_laravel.testing.store_suite import ModelSuite, StoreSuite
 
 
 class TestStores(StoreSuite):
-    pass
+    examples = 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestModelsThoroughly(ModelSuite):
+    examples = 100

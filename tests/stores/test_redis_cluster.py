@@ -44,7 +44,7 @@ def advance() -> Advance:
 
 
 class TestRedisCluster(StoreSuite):
-    pass
+    examples = 10
 
 
 def test_batches_are_spread_over_the_nodes(store: Store, nodes: list[OwnServer]) -> None:

@@ -45,7 +45,9 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("task", "script", "caught"), FAILURES, ids=lambda value: str(value)[:20])
-@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize(
+    "position", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_whichever_step_fails_and_however_it_is_caught_once(
     lab: Lab, task: str, script: list[str], caught: str, position: int
 ) -> None:

@@ -50,7 +50,9 @@ def wait_for_no_message(lab: Lab) -> None:
     wait_until(lambda: not client.exists(*keys), 40, message="no message is left")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("threads", "solo"))]
+)
 def test_of_two_workers_that_get_a_job_one_runs_it(kombus_redis: Lab, pool: str) -> None:
     lab = kombus_redis
     with lab.worker(pool=pool, env=SHORT_LEASES) as one, lab.worker(pool=pool, env=SHORT_LEASES) as two:
@@ -63,6 +65,7 @@ def test_of_two_workers_that_get_a_job_one_runs_it(kombus_redis: Lab, pool: str)
     assert lab.attempts(key) == [1]
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_job_that_has_failed_leaves_its_failure(kombus_redis: Lab) -> None:
     """Workers here store that a job has started, which a copy has not."""
     lab = kombus_redis
@@ -92,6 +95,7 @@ def test_a_copy_uses_up_no_attempt_and_takes_over_when_the_worker_dies(kombus_re
     assert lab.attempts(key) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_worker_with_its_copies_starts_as_often_as_its_tries(kombus_redis: Lab) -> None:
     lab = kombus_redis
     with lab.worker(env=SHORT_LEASES) as one, lab.worker(env=SHORT_LEASES) as two:
@@ -106,7 +110,13 @@ def test_a_job_that_kills_every_worker_with_its_copies_starts_as_often_as_its_tr
     assert len(lab.written(key, "failed")) == 1
 
 
-@pytest.fixture(params=["redis", "sqlite", pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.slow])])
+@pytest.fixture(
+    params=[
+        "redis",
+        pytest.param("sqlite", marks=pytest.mark.slow),
+        pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.slow]),
+    ]
+)
 def renewing(request: pytest.FixtureRequest, make_lab: MakeLab, tmp_path: Path) -> Lab:
     """A broker that gives a message away only when its worker has not been heard of for a while."""
     options: dict[str, Any] = {"visibility_timeout": VISIBILITY}

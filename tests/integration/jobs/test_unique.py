@@ -89,8 +89,8 @@ def lab(make_lab: MakeLab) -> Lab:
 @pytest.fixture(
     params=[
         "redis",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
+        pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.slow]),
+        pytest.param("mariadb", marks=[pytest.mark.mariadb, pytest.mark.slow]),
     ]
 )
 def lab_of_a_store(request: Any, make_lab: MakeLab) -> Lab:

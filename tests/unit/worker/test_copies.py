@@ -28,7 +28,8 @@ JOB_ID = "an-id"
 
 
 @pytest.fixture(autouse=True)
-def nothing_active(app: Celery) -> Iterator[None]:
+def nothing_active(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(leases, "_keepers", {})  # one of the test's own
     yield
     app.backend.forget(JOB_ID)  # results in memory are the process's, not the app's
     state.reset_state()
