@@ -13,8 +13,8 @@ from typing import Any
 
 from celery_laravel.errors import JobReleasedError, JobTimedOutError, ManuallyFailedError, MaxAttemptsExceededError
 from tests.parity.differences_batches import BatchesHere
+from tests.parity.differences_copies import CopiesHere, original_of
 from tests.parity.differences_limits import LimitsHere
-from tests.parity.differences_locks import LocksHere
 from tests.parity.laravel_records import Job, Run
 from tests.parity.scenario import Scenario
 
@@ -22,7 +22,7 @@ MOST_STARTS = 3
 """How often a member that declares no limit is started when its worker is lost each time."""
 
 
-class Here(LimitsHere, LocksHere, BatchesHere):
+class Here(LimitsHere, CopiesHere, BatchesHere):
     """What this library does; ``asked_for`` is what of it no version has yet."""
 
     def __init__(self, scenario: Scenario) -> None:
@@ -80,6 +80,7 @@ class Here(LimitsHere, LocksHere, BatchesHere):
             self.done(run)
 
     def put_back(self, run: Run, seconds: float) -> None:
+        self.check_that_no_copy_is_ready(run.job)
         run.job.came_again = False
         super().put_back(run, seconds)
 
@@ -130,6 +131,7 @@ class Here(LimitsHere, LocksHere, BatchesHere):
 
     def job_ended(self, run: Run) -> None:
         """Before anything else: what the job held is free for those that come after it."""
+        run.job.is_over = True
         self.free_unique(run)
         self.give_up_slots(run.job)
 
@@ -151,9 +153,10 @@ class Here(LimitsHere, LocksHere, BatchesHere):
         return any(self.option(job.label, name) is not None for name in declared)
 
     def pick_up(self, job: Job) -> Run | None:
-        if any(run.job is job for _, run in self.running):
-            self.asked_for.add("a second copy of a running job")
-        if not self.survives(job):
+        original = original_of(job)
+        if any(run.job is original for _, run in self.running) and not self.counts_starts(original):
+            self.asked_for.add("a second copy of a running job whose starts are not counted")
+        if not self.survives(original):
             self.queues.done(job)
         return super().pick_up(job)
 
@@ -162,6 +165,18 @@ class Here(LimitsHere, LocksHere, BatchesHere):
         if job is not None and self.pick_up(job) is not None:
             self.holder_died(job)
             self.note("popped_and_lost", job=job.label)
+
+    def counts_starts(self, job: Job) -> bool:
+        return self.declares_a_limit(job) or (job.came_again and self.is_followed(job))
+
+    def retry(self, job: Job) -> None:
+        self.check_that_no_copy_is_ready(job)
+        super().retry(job)
+
+    def check_that_no_copy_is_ready(self, job: Job) -> None:
+        """The model's queues hold one object for all messages of a job, and cannot tell this one from the next."""
+        if self.queues.is_ready(job):
+            self.asked_for.add("a copy that is ready while its job goes on")
 
     def is_used_up(self, job: Job) -> bool:
         is_suspect = job.came_again and self.is_followed(job) and not self.declares_a_limit(job)

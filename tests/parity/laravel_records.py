@@ -17,7 +17,9 @@ class Job:
     """A queued job; ``index`` is its place in its batch, ``rest`` what follows it in its
     chain, ``lock`` the unique lock that it took when it was dispatched,
     ``came_again`` that its worker was lost since it was last queued, ``waits`` how
-    often it has waited for that lock, ``slots`` the limits that keep a start for it."""
+    often it has waited for that lock, or for a copy of it to end, ``slots`` the limits
+    that keep a start for it, ``turn`` how often it was put back, ``held_until`` when
+    the lease of an attempt ends that has lost its worker."""
 
     label: str
     queue: str = "default"
@@ -32,6 +34,9 @@ class Job:
     lock: tuple[str, ...] | None = None
     came_again: bool = False
     waits: int = 0
+    turn: int = 0
+    held_until: float = 0.0
+    is_over: bool = False
     slots: set[Hashable] = field(default_factory=set)
 
 

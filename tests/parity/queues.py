@@ -54,6 +54,10 @@ class Queues(Generic[T]):
         """Forget that a job was reserved."""
         self._reserved = [taken for taken in self._reserved if taken.item is not item]
 
+    def is_ready(self, item: T) -> bool:
+        """Whether a job waits for nothing but a worker; one that was reserved too long counts when somebody looked."""
+        return any(other is item for ready in self._ready.values() for other in ready)
+
     def next_due(self, names: Iterable[str]) -> float | None:
         """When the next delayed or reserved job of these queues is available."""
         return min(

@@ -255,3 +255,24 @@ def test_a_job_runs_though_it_cannot_be_stored_that_it_has_started(
 
     assert app.backend.get_task_meta(JOB_ID)["status"] == "SUCCESS"
     assert "could not be stored that it has started" in caplog.text
+
+
+def test_holding_a_short_attempt_takes_no_call_of_the_store(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    @app.task(name="job", tries=1)
+    def job() -> None:
+        """Run."""
+
+    store = store_of(app)
+    for part, name in ((store.attempts, "begin"), (store.attempts, "renew"), (store.locks, "renew"), (store, "settle")):
+        called = getattr(part, name)
+
+        def call(*args: Any, called: Any = called, name: str = name, **options: Any) -> Any:
+            calls.append(name)
+            return called(*args, **options)
+
+        monkeypatch.setattr(part, name, call)
+    run(app, job)
+
+    assert calls == ["begin", "settle"]
