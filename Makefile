@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 # More for the tool in question, as in: make test ARGS="-k batch -x"
 ARGS ?=
 MATRIX ?= 5.5 5.6 5.7
+TOGETHER ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
+.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,7 +74,11 @@ celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 	@SUITE_WORK=build/celery-suite tests/celery_suite/run.sh integration celery_laravel:Job .
 
 # The tests come last, so that the closing line of the log is theirs.
-ci: lint types imports docs matrix-short test ## What the pipeline runs
+ci: lint types imports docs matrix-short test-together ## What the pipeline runs
+
+# The tests have areas of their own on the servers, so several may run at once.
+test-together: $(VENV)/.dev
+	@$(BIN)/python -m pytest -n $(TOGETHER) $(ARGS)
 
 clean: ## Remove what these commands made, the virtual environment included
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
