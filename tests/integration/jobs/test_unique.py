@@ -56,6 +56,10 @@ class Unique:
     def is_free(self, task: str = "once") -> bool:
         return not self.lab.bus.locks.find(f"unique:{task}:{self.key}")
 
+    def begun(self) -> set[str]:
+        """The jobs that have begun; one that lost its worker and its lock waits while others of its key run."""
+        return {job_id for edge, job_id in self.lab.written(self.key, "edges") if edge == "begin"}
+
     def wait_until_free(self, task: str = "once", timeout: float = 30) -> None:
         wait_until(lambda: self.is_free(task), timeout, message=f"{task} of {self.key} is free")
 
@@ -203,6 +207,7 @@ def test_runs_of_a_key_never_overlap_whatever_dies(lab: Lab) -> None:
                 worker.kill()
                 lab.app.record.add(unique.key, "edges", ["killed", ""])
                 worker.restart()
+        wait_until(lambda: len(unique.begun()) >= sent, 60, message="every job that was sent has run")
         unique.wait_until_free()
     edges = unique.lab.written(unique.key, "edges")
     running = None
@@ -213,8 +218,7 @@ def test_runs_of_a_key_never_overlap_whatever_dies(lab: Lab) -> None:
         else:
             assert edge == "killed" or running == job_id
             running = None
-    begun = {job_id for edge, job_id in edges if edge == "begin"}
-    assert len(begun) == sent, "every job that was sent has run"
+    assert len(unique.begun()) == sent
 
 
 # -- kills
