@@ -12,7 +12,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from celery_laravel import events
@@ -24,7 +24,6 @@ from celery_laravel.message.header import Header, read_header
 from celery_laravel.message.resend import resend, send_again
 
 if TYPE_CHECKING:
-    from celery_laravel.errors import CeleryLaravelError
     from celery_laravel.worker.settlement import Settlement
     from celery_laravel.worker.starting import NotStarted
 
@@ -75,18 +74,22 @@ def drop(task: Any, request: Any, copy: NotStarted) -> CelerysSignal:
     return Ignore(copy.reason)
 
 
-def put_back_unstarted(task: Any, request: Any, error: CeleryLaravelError) -> CelerysSignal | CeleryLaravelError:
+def put_back_unstarted(task: Any, request: Any, error: Exception) -> CelerysSignal | Exception:
     """Put a job back that cannot start because its attempt cannot be counted; return what to raise.
 
-    The store does not answer, or cannot be used as it is: its tables have not
-    been migrated, or its driver is not installed. The job waits 5 to 15
-    seconds, spread so that a returning store does not meet every waiting job at
-    once.
+    The store does not answer, or cannot be used as it is (its tables have not
+    been migrated, or its driver is not installed), or took longer than the job's
+    timeout, whose code has not begun. The job waits 5 to 15 seconds, spread so
+    that a returning store does not meet every waiting job at once.
     """
     if request.is_eager:
         return error
     delay = random.uniform(5, 15)
-    reason = "the store does not answer" if isinstance(error, StoreUnavailableError) else "the store cannot be used"
+    reason = "the store cannot be used"
+    if isinstance(error, StoreUnavailableError):
+        reason = "the store does not answer"
+    elif isinstance(error, SoftTimeLimitExceeded):
+        reason = "its timeout was over before the store had answered"
     logger.error("Job %s (%s) is put back for %.0f s, because %s: %s", request.id, task.name, delay, reason, error)
     try:
         header = read_header(request.headers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from celery_laravel import events
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
@@ -34,7 +36,7 @@ class Runs:
         request.__dict__[RUNNING] = None
         try:
             running = self._executor.begin(task, request)
-        except (StoreUnavailableError, ConfigurationError) as error:  # gone, or not migrated: both can be mended
+        except (StoreUnavailableError, ConfigurationError, SoftTimeLimitExceeded) as error:  # all can be mended
             raise put_back_unstarted(task, request, error) from error
         if isinstance(running, NotStarted):
             raise drop(task, request, running)

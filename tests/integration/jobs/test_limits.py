@@ -91,8 +91,10 @@ def test_jobs_come_back_at_the_start_that_is_kept_for_them(limits: Limits) -> No
     for answer in limits.answers():
         promised = kept.pop(answer["id"], None)
         is_late = promised is not None and answer["asked_at"] >= promised + SECONDS
-        if promised is not None and not is_late:
+        if promised is not None and not is_late and answer["granted"]:
             assert answer["window"] == pytest.approx(promised, abs=A_MICROSECOND)
+        elif promised is not None:  # a late one has used its start, or it was late itself
+            assert answer["window"] >= promised - A_MICROSECOND
         if not answer["granted"]:
             kept[answer["id"]] = answer["window"]
     assert kept == {}
