@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import signature as to_signature
-
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.errors import InvalidSignatureError
 from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.callbacks import send_callback
 from celery_laravel.message.closures import TASK, require_keys, unpack
 from celery_laravel.message.exceptions import exception_to_data
-from celery_laravel.message.header import Header, read_header, with_header
+from celery_laravel.message.header import read_header
 from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
@@ -40,15 +39,11 @@ def _failed(job: Any, error: BaseException, *_: Any, closure: str) -> None:
         return
     _, catches = _content(job, closure)
     turn = read_header(job.request.headers).turn
+    argument = ExceptionArgument(exception_to_data(error))
     for position, catch in enumerate(catches):
         task_id = f"{job.request.id}:catch:{turn}:{position}"
-        if callable(catch) and not isinstance(catch, dict):
-            signature = PendingClosure(job.app, catch).signature(task_id, immutable=False)
-        else:
-            signature = to_signature(dict(catch), app=job.app).clone()
-        headers = with_header(signature.options.get("headers"), Header(callback=task_id))
-        argument = ExceptionArgument(exception_to_data(error))
-        signature.apply_async(args=(argument,), task_id=task_id, headers=headers)
+        data = catch if isinstance(catch, dict) else PendingClosure(job.app, catch).signature(task_id, immutable=False)
+        send_callback(job.app, data, task_id, argument)
 
 
 def _content(job: Any, closure: str) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from celery import signature as to_signature
-
 from celery_laravel import events
 from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.callbacks import send_callback
 from celery_laravel.message.canvas import members_of
 from celery_laravel.message.exceptions import exception_to_data
-from celery_laravel.message.header import Header, with_header
 from celery_laravel.stores.records import MemberEnd, MemberState
 
 if TYPE_CHECKING:
@@ -98,9 +96,7 @@ class BatchCallbacks:
 
     def _publish(self, batch: BatchRecord, callback: Callback) -> None:
         name = f"{batch.id}:{callback.kind}:{callback.position}"
-        signature = to_signature(dict(callback.signature), app=self._app).clone()
         arguments: tuple[Any, ...] = (self._make_batch(batch),)
         if callback.kind == "catch":
             arguments += (ExceptionArgument(batch.first_exception or {}),)
-        headers = with_header(signature.options.get("headers"), Header(callback=name))
-        signature.apply_async(args=arguments, task_id=name, headers=headers)
+        send_callback(self._app, callback.signature, name, *arguments)

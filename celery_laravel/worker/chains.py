@@ -6,12 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery import signature as to_signature
-
 from celery_laravel.message.arguments import ExceptionArgument
+from celery_laravel.message.callbacks import send_callback
 from celery_laravel.message.canvas import change_headers, mark_members, tasks_of
 from celery_laravel.message.exceptions import exception_to_data
-from celery_laravel.message.header import Header, with_header
 from celery_laravel.stores.records import AttemptEnd, StartStatus
 from celery_laravel.worker.starting import KEEP_OPEN
 
@@ -50,8 +48,9 @@ class ChainCatches:
         )
         if start.status is not StartStatus.STARTED:
             return
+        argument = ExceptionArgument(exception_to_data(error))
         for position, data in enumerate(chain["catch"]):
-            self._send(f"{name}:{position}", data, error)
+            send_callback(self._app, data, f"{name}:{position}", argument)
         attempts.end(AttemptEnd(name, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
 
     def extend(self, request: Any, running: RunningJob) -> None:
@@ -70,9 +69,3 @@ class ChainCatches:
             index = self._store().batches.add(header.batch_id, sum(1 for _ in tasks_of(signature)))
             mark_members(signature, header.batch_id, index, None)
         return list(signature.tasks) if signature.get("subtask_type") == "chain" else [signature]
-
-    def _send(self, task_id: str, data: dict[str, Any], error: BaseException) -> None:
-        signature = to_signature(dict(data), app=self._app).clone()
-        headers = with_header(signature.options.get("headers"), Header(callback=task_id))
-        argument = ExceptionArgument(exception_to_data(error))
-        signature.apply_async(args=(argument,), task_id=task_id, headers=headers)

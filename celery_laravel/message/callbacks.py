@@ -1,0 +1,28 @@
+"""Callbacks on their way: signatures kept as data, which leave as jobs of their own under an id known beforehand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import signature as to_signature
+
+from celery_laravel.message.header import Header, with_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery import Celery
+
+
+def send_callback(app: Celery, data: Mapping[str, Any], task_id: str, *arguments: Any) -> None:
+    """Publish a callback with arguments in front of its own.
+
+    Its header says that it is a callback, so that its starts are counted and
+    one that has run under this id does not run again.
+
+    Raises:
+        Exception: Whatever keeps it from being published.
+    """
+    signature = to_signature(dict(data), app=app).clone()
+    headers = with_header(signature.options.get("headers"), Header(callback=task_id))
+    signature.apply_async(args=arguments, task_id=task_id, headers=headers)
