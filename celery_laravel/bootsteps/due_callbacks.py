@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class DueCallbacks(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self._timer_entry: Any = None
-        self._is_failing = False
+        self._telling = Telling(logger, "Overdue callbacks of batches", "looked for")
 
     def start(self, consumer: Any) -> None:
         """Begin to look, now and every few seconds."""
@@ -50,15 +50,5 @@ class DueCallbacks(bootsteps.StartStopStep):
         runtime = runtime_of(app)
         if runtime.settings.store_is_untouched:
             return
-        try:
+        with self._telling.once():
             runtime.callbacks.send_overdue(OVERDUE)
-        except CeleryLaravelError as error:
-            if not self._is_failing:
-                logger.warning("Overdue callbacks of batches cannot be looked for: %s", error)
-            self._is_failing = True
-        except Exception:
-            logger.exception("Overdue callbacks of batches could not be looked for")
-        else:
-            if self._is_failing:
-                logger.warning("Overdue callbacks of batches are looked for again")
-            self._is_failing = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from celery_laravel.attempt import leases
-from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.runtime import runtime_of
 from celery_laravel.worker.leases import gone, to_renew
 
@@ -33,7 +33,7 @@ class Leases(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self._timer_entries: list[Any] = []
-        self._is_failing = False
+        self._telling = Telling(logger, "The leases of running jobs", "renewed")
 
     def start(self, consumer: Any) -> None:
         """Begin to renew."""
@@ -55,18 +55,8 @@ class Leases(bootsteps.StartStopStep):
         runtime = runtime_of(app)
         if not (owners or attempts) or runtime.settings.store_is_untouched:
             return
-        try:
+        with self._telling.once():
             leases.renew(runtime.store, owners, attempts)
-        except CeleryLaravelError as error:
-            if not self._is_failing:
-                logger.warning("The leases of running jobs cannot be renewed: %s", error)
-            self._is_failing = True
-        except Exception:
-            logger.exception("The leases of running jobs could not be renewed")
-        else:
-            if self._is_failing:
-                logger.warning("The leases of running jobs are renewed again")
-            self._is_failing = False
 
     def _end_what_is_gone(self, app: Celery) -> None:
         for request in gone():

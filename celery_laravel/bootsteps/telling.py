@@ -1,0 +1,42 @@
+"""How a step that asks the store again and again tells that it does not answer: once, and once when it does."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from celery_laravel.errors import CeleryLaravelError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
+
+class Telling:
+    """Keeps what goes wrong in a step from the worker's parent, and logs it.
+
+    ``subject`` and ``done`` make the sentence: "The leases of running jobs"
+    "cannot be", "could not be" or "are" "renewed".
+    """
+
+    def __init__(self, logger: logging.Logger, subject: str, done: str) -> None:
+        self._logger = logger
+        self._subject = subject
+        self._done = done
+        self._is_failing = False
+
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """Try once. An error of this library's is told when it begins, anything else each time, with its traceback."""
+        try:
+            yield
+        except CeleryLaravelError as error:
+            if not self._is_failing:
+                self._logger.warning("%s cannot be %s: %s", self._subject, self._done, error)
+            self._is_failing = True
+        except Exception:
+            self._logger.exception("%s could not be %s", self._subject, self._done)
+        else:
+            if self._is_failing:
+                self._logger.warning("%s are %s again", self._subject, self._done)
+            self._is_failing = False
