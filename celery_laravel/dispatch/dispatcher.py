@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _NOT_YET = frozenset({"after_commit", "connection_name"})
 
 
+def is_met(condition: Any) -> bool:
+    """Whether a condition of a dispatch holds: a value, or a callable without arguments."""
+    return bool(condition() if callable(condition) else condition)
+
+
 def refuse_what_is_not_there(task: Any, options: dict[str, Any]) -> None:
     """Refuse keywords of ``apply_async`` that ask for what is not to be had; Celery would ignore them.
 

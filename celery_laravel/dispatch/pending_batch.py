@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery import Task
-from celery.canvas import Signature
 from kombu.utils.json import dumps, loads
 
 from celery_laravel import events
 from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.callbacks import as_data, callback_of
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.errors import BatchDispatchError
-from celery_laravel.settings import settings_of
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import NewBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from celery import Celery
+    from celery.canvas import Signature
 
     from celery_laravel.stores.records import BatchChange
 
@@ -131,22 +129,10 @@ class PendingBatch:
         return batch
 
     def _register(self, kind: str, callback: Any) -> PendingBatch:
-        if isinstance(callback, Task):
-            callback = callback.s()
-        if isinstance(callback, Mapping) and "task" in callback:
-            callback = Signature.from_dict(dict(callback), app=self._app)
-        if callable(callback) and not isinstance(callback, Signature) and settings_of(self._app).secret_key:
-            callback = PendingClosure(self._app, callback)
+        callback = callback_of(self._app, kind, callback)
         if isinstance(callback, PendingClosure):
             self._callbacks.setdefault(kind, []).append(callback)
             return self
-        if not isinstance(callback, Signature):
-            msg = (
-                f"{kind}({callback!r}): a callback must be a task's signature, such as task.s(). "
-                "A plain function travels to a worker only with the setting 'laravel_secret_key', which signs it; "
-                "or decorate it with @app.task and give function.s()."
-            )
-            raise TypeError(msg)
         _refuse_uncallable(self._app, kind, callback)
         self._callbacks.setdefault(kind, []).append(_as_data(kind, callback))
         return self
@@ -186,9 +172,4 @@ def _refuse_uncallable(app: Celery, kind: str, callback: Signature) -> None:
 
 def _as_data(kind: str, callback: Signature) -> Mapping[str, Any]:
     """A callback as it is kept with the batch; its arguments must be what JSON can carry."""
-    try:
-        data = loads(dumps(dict(callback)))
-    except (TypeError, ValueError) as error:
-        msg = f"{kind}({callback!r}): its arguments are kept with the batch as JSON, which cannot carry them: {error}"
-        raise TypeError(msg) from error
-    return data  # type: ignore[no-any-return]
+    return as_data(kind, callback, carried="are kept with the batch")

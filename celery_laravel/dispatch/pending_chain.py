@@ -7,16 +7,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery import Task, chain
+from celery import chain
 from celery.canvas import Signature
 from celery.utils import uuid
-from kombu.utils.json import dumps, loads
 
+from celery_laravel.dispatch.callbacks import as_data, callback_of
 from celery_laravel.dispatch.closures import PendingClosure
+from celery_laravel.dispatch.dispatcher import is_met
 from celery_laravel.dispatch.members import as_signature
 from celery_laravel.message.canvas import change_headers, tasks_of
 from celery_laravel.message.durations import is_seconds
-from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,18 +60,7 @@ class PendingChain:
         Raises:
             TypeError: It is neither, or its arguments are not what JSON can carry.
         """
-        if isinstance(callback, Task):
-            callback = callback.s()
-        if isinstance(callback, Mapping) and not isinstance(callback, Signature) and "task" in callback:
-            callback = Signature.from_dict(dict(callback), app=self._app)
-        if callable(callback) and not isinstance(callback, Signature) and settings_of(self._app).secret_key:
-            callback = PendingClosure(self._app, callback)
-        if not isinstance(callback, (Signature, PendingClosure)):
-            raise TypeError(
-                f"catch({callback!r}): a callback must be a task's signature, such as task.s(). A plain function "
-                "travels to a worker only with the setting 'laravel_secret_key', which signs it."
-            )
-        self._catches.append(callback)
+        self._catches.append(callback_of(self._app, "catch", callback))
         return self
 
     def on_queue(self, queue: str) -> PendingChain:
@@ -101,11 +90,11 @@ class PendingChain:
 
     def dispatch_if(self, condition: Any) -> AsyncResult[Any] | None:
         """Dispatch if a condition holds: a value, or a callable without arguments. None when it does not."""
-        return self.dispatch() if (condition() if callable(condition) else condition) else None
+        return self.dispatch() if is_met(condition) else None
 
     def dispatch_unless(self, condition: Any) -> AsyncResult[Any] | None:
         """Dispatch unless a condition holds: a value, or a callable without arguments. None when it does."""
-        return None if (condition() if callable(condition) else condition) else self.dispatch()
+        return None if is_met(condition) else self.dispatch()
 
     def signature(self) -> Signature:
         """The chain as a signature of Celery's, to stand in another canvas; for one dispatch."""
@@ -124,10 +113,12 @@ class PendingChain:
         """Tell every step whom to call when it fails."""
         chain_id = uuid()
         catch = [
-            _as_data(
+            as_data(
+                "catch",
                 callback.signature(f"{chain_id}:catch", immutable=False)
                 if isinstance(callback, PendingClosure)
-                else callback
+                else callback,
+                carried="travel",
             )
             for callback in self._catches
         ]
@@ -137,13 +128,3 @@ class PendingChain:
 
         for step in steps:
             change_headers(step, with_chain)
-
-
-def _as_data(callback: Signature) -> dict[str, Any]:
-    """A callback as it travels with every step; its arguments must be what JSON can carry."""
-    try:
-        data: dict[str, Any] = loads(dumps(dict(callback)))
-    except (TypeError, ValueError) as error:
-        msg = f"catch({callback!r}): its arguments travel as JSON, which cannot carry them: {error}"
-        raise TypeError(msg) from error
-    return data

@@ -12,7 +12,7 @@ from celery_laravel import events
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.dispatch.batch import Batch, hand_over
 from celery_laravel.dispatch.by_name import check_sending_by_name
-from celery_laravel.dispatch.dispatcher import dispatch, needs_dispatcher, refuse_what_is_not_there
+from celery_laravel.dispatch.dispatcher import dispatch, is_met, needs_dispatcher, refuse_what_is_not_there
 from celery_laravel.job.process import prepare_process
 from celery_laravel.job.settled import SettledJob
 from celery_laravel.message.header import is_callback
@@ -123,11 +123,11 @@ class Job(SettledJob):
 
     def delay_if(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
         """Dispatch the job if a condition holds: a value, or a callable without arguments. None when it does not."""
-        return self.delay(*args, **kwargs) if _holds(condition) else None
+        return self.delay(*args, **kwargs) if is_met(condition) else None
 
     def delay_unless(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
         """Dispatch the job unless a condition holds: a value, or a callable without arguments. None when it does."""
-        return None if _holds(condition) else self.delay(*args, **kwargs)
+        return None if is_met(condition) else self.delay(*args, **kwargs)
 
     def dispatch_sync(self, *args: Any, **kwargs: Any) -> Any:
         """Run the job here and now through every middleware, and return what its code returns.
@@ -261,7 +261,3 @@ def _acknowledge_late(cls: type[Job]) -> None:
         cls.acks_late = True
         if cls.reject_on_worker_lost is None:
             cls.reject_on_worker_lost = True
-
-
-def _holds(condition: Any) -> bool:
-    return bool(condition() if callable(condition) else condition)
