@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt.outcome import Deleted, Failed, Outcome, Released, Succeeded
+from celery_laravel.message.durations import in_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ def backoff_delay(backoff: float | timedelta | Sequence[float | timedelta] | Non
 
 def to_seconds(duration: float | timedelta) -> float:
     """A duration given in seconds or as a timedelta, in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    return float(in_seconds(duration))
 
 
 def to_timestamp(until: datetime | timedelta | float, *, now: float) -> float:

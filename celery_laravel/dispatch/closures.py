@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -10,10 +9,12 @@ from celery.canvas import Signature
 from celery.utils import uuid
 
 from celery_laravel.message.closures import TASK, check_function, name_of, pack, require_keys
+from celery_laravel.message.durations import in_seconds
 from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from celery import Celery
     from celery.result import AsyncResult
@@ -65,7 +66,7 @@ class PendingClosure:
 
     def delay(self, seconds: float | timedelta) -> PendingClosure:
         """Run it so many seconds after its dispatch."""
-        self._options["countdown"] = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        self._options["countdown"] = in_seconds(seconds)
         return self
 
     def dispatch(self) -> AsyncResult[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import chain
@@ -16,9 +15,11 @@ from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.dispatcher import is_met
 from celery_laravel.dispatch.members import as_signature
 from celery_laravel.message.canvas import change_headers, tasks_of
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from celery import Celery
     from celery.result import AsyncResult
 
@@ -74,7 +75,7 @@ class PendingChain:
         Raises:
             ValueError: It is negative, or no duration.
         """
-        countdown = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        countdown = in_seconds(seconds)
         if not is_seconds(countdown):
             raise ValueError(f"delay({seconds!r}): the delay must be seconds or a timedelta, not negative.")
         self._countdown = float(countdown)

@@ -11,7 +11,7 @@ from celery_laravel.attempt import unique
 from celery_laravel.attempt.running_job import RUNNING
 from celery_laravel.dispatch.job_keys import key_suffix
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.message.durations import is_duration
+from celery_laravel.message.durations import in_seconds, is_duration
 from celery_laravel.message.payload import dump_arguments
 from celery_laravel.message.unique_options import LATEST
 from celery_laravel.middleware.keys import shortened
@@ -102,7 +102,7 @@ def lock_of(  # noqa: PLR0917  the parts of one dispatch
         EncodeError: The arguments of a ``latest`` job cannot be encoded.
     """
     declared = task.job_options.unique_for if unique_for is None else unique_for
-    seconds = declared.total_seconds() if isinstance(declared, timedelta) else declared
+    seconds = in_seconds(declared)
     ttl = timedelta(seconds=seconds) if seconds else None
     payload = None
     if task.job_options.unique == LATEST:

@@ -8,12 +8,12 @@ from celery import Task
 
 from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.ownership import owner_of
-from celery_laravel.attempt.retry_policy import Counts, Limits, to_seconds
+from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.members import as_signature
 from celery_laravel.errors import ManuallyFailedError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.message.header import read_header
 from celery_laravel.message.options import JobOptions
 from celery_laravel.runtime import Runtime, runtime_of
@@ -61,7 +61,7 @@ class SpeakingJob(Task):
             count_attempt: Whether this attempt uses up one of ``tries``; None
                 leaves it to ``laravel_release_counts``.
         """
-        seconds = to_seconds(delay) if hasattr(delay, "total_seconds") else delay
+        seconds = in_seconds(delay)
         if not is_seconds(seconds):
             msg = f"Task {self.name!r}: release({delay!r}): the delay must be seconds or a timedelta, not negative."
             raise ValueError(msg)

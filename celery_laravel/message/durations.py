@@ -11,6 +11,11 @@ def is_seconds(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
+def in_seconds(duration: Any) -> Any:
+    """The seconds of a timedelta; anything else is given back as it is, to be checked or refused."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
 def is_duration(value: Any) -> bool:
     """Whether a value can be a duration: seconds or a timedelta, not negative."""
-    return is_seconds(value) or (isinstance(value, timedelta) and value >= timedelta(0))
+    return is_seconds(in_seconds(value))

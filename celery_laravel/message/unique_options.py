@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.message.durations import is_duration
+from celery_laravel.message.durations import in_seconds, is_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def refuse_unique_contradictions(task: type[Task], given: Mapping[str, Any]) -> 
         )
     if "max_wait" in given and not is_debounced:
         raise _contradiction(task, f"declares max_wait = {given['max_wait']!r} without debounce_for, which it bounds.")
-    if "max_wait" in given and _seconds(given["max_wait"]) < _seconds(given["debounce_for"]):
+    if "max_wait" in given and in_seconds(given["max_wait"]) < in_seconds(given["debounce_for"]):
         raise _contradiction(
             task,
             f"declares max_wait = {given['max_wait']!r}, which is less than debounce_for = {given['debounce_for']!r}: "
@@ -105,10 +105,6 @@ def _contradiction(task: type[Task], what: str) -> ConfigurationError:
     return ConfigurationError(
         f"Task {task.name!r}: {what}" if what.startswith("unique_id") else f"Task {task.name!r} {what}"
     )
-
-
-def _seconds(duration: Any) -> float:
-    return float(duration.total_seconds() if hasattr(duration, "total_seconds") else duration)
 
 
 def _is_unique_id(value: Any) -> bool:

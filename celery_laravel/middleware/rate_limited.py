@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.limits.rate_limiter import is_name, store_name, windows_for
 from celery_laravel.middleware.outage import put_back_for_store
@@ -17,6 +16,7 @@ from celery_laravel.stores.records import LimitAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.stores.contracts import LimitStore
@@ -76,7 +76,7 @@ class RateLimited:
         release: bool = True,
         count_attempt: bool | None = None,
     ) -> None:
-        seconds = release_after.total_seconds() if isinstance(release_after, timedelta) else release_after
+        seconds = in_seconds(release_after)
         if not is_name(name):
             raise ConfigurationError(f"RateLimited needs the name of a limiter, a text, not {name!r}.")
         if seconds is not None and not is_seconds(seconds):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.middleware.conditions import holds
 from celery_laravel.middleware.intervention import intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
 
 class Release:
@@ -27,7 +27,7 @@ class Release:
     """
 
     def __init__(self, condition: Any, delay: float | timedelta = 0, *, expected: bool = True) -> None:
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        seconds = in_seconds(delay)
         if not is_seconds(seconds):
             raise ValueError(f"Release: delay must be seconds or a timedelta, not negative; it is {delay!r}.")
         self._condition = condition

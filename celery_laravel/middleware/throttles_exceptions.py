@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.keys import key_of
 from celery_laravel.middleware.outage import put_back_for_store
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from celery_laravel.stores.contracts import LimitStore
 
 logger = logging.getLogger("celery_laravel.middleware")
@@ -201,7 +202,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _seconds(option: str, value: Any) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds = in_seconds(value)
     if not is_seconds(seconds):
         raise _wrong(option, "seconds or a timedelta, not negative", value)
     return float(seconds)

@@ -9,7 +9,7 @@ from celery_laravel.attempt import leases
 from celery_laravel.attempt.ownership import is_start_of
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.keys import key_of, shortened
 from celery_laravel.middleware.outage import put_back_for_store
@@ -146,7 +146,7 @@ class WithoutOverlapping:
 
 
 def _seconds(option: str, value: Any) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds = in_seconds(value)
     if not is_seconds(seconds):
         msg = f"WithoutOverlapping: {option} must be seconds or a timedelta, not negative; it is {value!r}."
         raise ConfigurationError(msg)

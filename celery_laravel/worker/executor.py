@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -15,7 +14,7 @@ from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, decide, may_start
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.middleware.pipeline import send_through
 from celery_laravel.worker.defaults import timeout_of
@@ -157,9 +156,7 @@ class Executor:
         backoff = self.defaults.backoff if options.backoff is None else options.backoff
         if not callable(backoff):
             return backoff_delay(backoff, attempt)
-        delay = backoff(task, attempt, error)
-        if isinstance(delay, timedelta):
-            delay = delay.total_seconds()
+        delay = in_seconds(backoff(task, attempt, error))
         if not is_seconds(delay):
             wrong = f"backoff returned {delay!r} for attempt {attempt}"
             raise ConfigurationError(f"Task {task.name!r}: {wrong}; it must return seconds, not negative.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.middleware.keys import key_text
 from celery_laravel.stores.records import Window
 from celery_laravel.stores.records.limits import MICROSECOND
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 _NAMED = {1.0: "per_second", 60.0: "per_minute", 3600.0: "per_hour", 86400.0: "per_day"}
 
@@ -71,7 +73,7 @@ class Limit:
     @classmethod
     def per(cls, seconds: float | timedelta, allowed: int) -> Limit:
         """So many starts in so many seconds, or in a timedelta."""
-        length = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        length = in_seconds(seconds)
         return cls(allowed, float(length) if is_seconds(length) else length)
 
     @classmethod

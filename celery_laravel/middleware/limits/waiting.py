@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from celery import current_app
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import is_seconds
+from celery_laravel.message.durations import in_seconds, is_seconds
 
 logger = logging.getLogger("celery_laravel.middleware")
 
@@ -116,7 +116,7 @@ def checked_seconds(what: str, seconds: Any) -> float:
     Raises:
         ConfigurationError: They are negative, or no duration.
     """
-    value = seconds.total_seconds() if hasattr(seconds, "total_seconds") else seconds
+    value = in_seconds(seconds)
     if not is_seconds(value):
         raise ConfigurationError(f"{what} takes seconds or a timedelta, not negative; {seconds!r} is none.")
     return float(value)
