@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_laravel import clock
-from celery_laravel.stores.memory.windows import SECOND, Grid
-from celery_laravel.stores.records import LimitAnswer, Slot, WindowState
+from celery_laravel.stores.memory.windows import Grid
+from celery_laravel.stores.records import LimitAnswer, WindowState
+from celery_laravel.stores.starts import SECOND, come_anew, come_late, slots_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from celery_laravel.stores.records import Window
+    from celery_laravel.stores.records import Slot, Window
 
 
 class MemoryLimitStore:
@@ -33,7 +34,7 @@ class MemoryLimitStore:
             grids = {window.key: self._grid(name, window.key, window.seconds, now) for window in windows}
             answer = None if caller is None else _come_again(grids, limits, caller, now, is_overdue)
             if answer is None:
-                answer = _come_anew(grids, limits, caller, now)
+                answer = come_anew(grids, limits, caller, now)
             for key in limits:
                 self._current(name, key, now)  # which forgets it if nothing was counted
             return answer
@@ -112,59 +113,19 @@ def _come_again(
     if kept and len(kept) == len(grids):
         starts_at = max(grids[key].start_of(index) for key, index in kept.items())
         if starts_at > now:
-            return LimitAnswer(False, (starts_at - now) / SECOND, _slots(grids, kept.items()))
+            return LimitAnswer(False, (starts_at - now) / SECOND, slots_of(grids, kept.items()))
         if all(grids[key].unclaimed_at(index) for key, index in kept.items()):
             return _claim_kept(grids, kept, caller)
         is_overdue = True
     for key in kept:
         grids[key].drop_kept(caller)
-    return _come_late(grids, limits, now) if is_overdue else None
+    return come_late(grids, limits, now) if is_overdue else None
 
 
 def _claim_kept(grids: Mapping[str, Grid], kept: Mapping[str, int], caller: str) -> LimitAnswer:
     for grid in grids.values():
         grid.claim(grid.forget_caller(caller))
-    return LimitAnswer(True, 0.0, _slots(grids, kept.items()))
-
-
-def _come_late(grids: Mapping[str, Grid], limits: Mapping[str, int], now: int) -> LimitAnswer | None:
-    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more."""
-    indices = {key: grid.index_at(now) for key, grid in grids.items()}
-    if any(grids[key].granted_at(index) >= limits[key] for key, index in indices.items()):
-        return None
-    for key, index in indices.items():
-        if grids[key].count_at(index) < limits[key]:
-            grids[key].count(index)
-        else:
-            grids[key].claim(index)
-    return LimitAnswer(True, 0.0, _slots(grids, indices.items()))
-
-
-def _come_anew(grids: Mapping[str, Grid], limits: Mapping[str, int], caller: str | None, now: int) -> LimitAnswer:
-    instant = _first_with_room(grids, limits, now)
-    if instant > now and caller is None:
-        return LimitAnswer(False, (instant - now) / SECOND)
-    indices = {key: grid.index_at(instant) for key, grid in grids.items()}
-    for key, index in indices.items():
-        if caller is None or instant <= now:
-            grids[key].count(index)
-        else:
-            grids[key].keep(index, caller)
-    return LimitAnswer(instant <= now, (instant - now) / SECOND, _slots(grids, indices.items()))
-
-
-def _first_with_room(grids: Mapping[str, Grid], limits: Mapping[str, int], now: int) -> int:
-    """The first instant at which every window has room."""
-    instant, before = now, None
-    while instant != before:
-        before = instant
-        for key, limit in limits.items():
-            instant = grids[key].first_with_room(instant, limit)
-    return instant
-
-
-def _slots(grids: Mapping[str, Grid], indices: Iterable[tuple[str, int]]) -> tuple[Slot, ...]:
-    return tuple(Slot(key, grids[key].start_of(index) / SECOND) for key, index in indices)
+    return LimitAnswer(True, 0.0, slots_of(grids, kept.items()))
 
 
 def _now() -> int:

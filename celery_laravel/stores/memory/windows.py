@@ -6,9 +6,6 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-SECOND = 1_000_000
-"""Microseconds."""
-
 
 @dataclass
 class _Window:
@@ -20,11 +17,7 @@ class _Window:
 
 
 class Grid:
-    """One key's windows: where they begin, what each has counted, and whose start is kept in which.
-
-    All instants and lengths are microseconds, since a float would have the
-    beginning of a window lie in the one before it now and then.
-    """
+    """One key's `Windows`: where they begin, what each has counted, and whose start is kept in which."""
 
     def __init__(self, anchor: int, length: int) -> None:
         self.anchor = anchor

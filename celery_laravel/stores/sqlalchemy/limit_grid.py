@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.stores.records import Slot
 from celery_laravel.stores.sqlalchemy.columns import FOR_EVER, giving
 from celery_laravel.stores.sqlalchemy.limit_rows import PAGE
+from celery_laravel.stores.starts import SECOND
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
+    from celery_laravel.stores.records import Slot
     from celery_laravel.stores.sqlalchemy.limit_rows import LimitRows
 
-SECOND = 1_000_000
 _SAVED = ("opened", "length", "expires", "current", "last_kept", "room_from", "room_limit")
 
 
 class Grid:
-    """A key's windows from the present one on; all times in microseconds.
+    """A key's `Windows` from the present one on.
 
     What was counted and kept in windows that have passed is removed when the
     first call of a later window comes by. Changes of the grid's own row are
@@ -60,10 +60,6 @@ class Grid:
         """When a window begins."""
         return self.opened + index * self.length
 
-    def slot(self, index: int) -> Slot:
-        """The record of a start in a window."""
-        return Slot(self.key, self.start_of(index) / SECOND)
-
     def index_of(self, slot: Slot) -> int | None:
         """The window of a record; None when that has passed, or is none of these."""
         index, rest = divmod(round(slot.window_start * SECOND) - self.opened, self.length)
@@ -80,15 +76,15 @@ class Grid:
         self._page_ends = self._page_begins
 
     # -- counts ------------------------------------------------------------------------------------
-    def starts_in(self, index: int) -> int:
+    def count_at(self, index: int) -> int:
         """How many starts a window counts."""
         return self._window(index)[0]
 
-    def unclaimed_in(self, index: int) -> int:
+    def unclaimed_at(self, index: int) -> int:
         """How many of them are kept, and not granted to anybody yet."""
         return self._window(index)[1]
 
-    def granted_in(self, index: int) -> int:
+    def granted_at(self, index: int) -> int:
         """How many of them were granted."""
         starts, unclaimed = self._window(index)
         return starts - unclaimed
@@ -104,7 +100,7 @@ class Grid:
         is_told = limit <= self.room_limit
         begin = max(index, self.room_from) if is_told else index
         found = begin
-        while self.starts_in(found) >= limit:
+        while self.count_at(found) >= limit:
             found += 1
         is_known_before = begin <= self.room_from if is_told else index == self.current
         if is_known_before and (found > self.room_from or not is_told):
@@ -114,11 +110,11 @@ class Grid:
     def count(self, index: int) -> int:
         """Count a start; return how many the window has."""
         self._change(index, starts=1)
-        return self.starts_in(index)
+        return self.count_at(index)
 
     def uncount(self, index: int) -> None:
         """Take back a start that was granted, if the window has one."""
-        if self.granted_in(index):
+        if self.granted_at(index):
             self._change(index, starts=-1)
 
     def keep(self, index: int, caller: str) -> None:
@@ -133,7 +129,7 @@ class Grid:
 
     def give_up(self, index: int) -> None:
         """Take back a start that is kept, unless those that were are all granted."""
-        if self.unclaimed_in(index):
+        if self.unclaimed_at(index):
             self._change(index, starts=-1, unclaimed=-1)
 
     @property

@@ -8,9 +8,10 @@ from sqlalchemy import select
 
 from celery_laravel.stores.records import LimitAnswer, WindowState
 from celery_laravel.stores.sqlalchemy.columns import given, giving, microseconds
-from celery_laravel.stores.sqlalchemy.limit_grid import SECOND, Grid
+from celery_laravel.stores.sqlalchemy.limit_grid import Grid
 from celery_laravel.stores.sqlalchemy.limit_rows import LimitRows
 from celery_laravel.stores.sqlalchemy.pruning import SLICE, Pruning
+from celery_laravel.stores.starts import SECOND, come_anew, come_late, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,9 +66,9 @@ class SQLLimitStore:
         if caller is not None:
             answer, was_late = self._come_again(connection, grids, caller, now)
             if answer is None and (was_late or is_overdue):
-                answer = _come_late(grids, limits, now)
+                answer = come_late(grids, limits, now)
         if answer is None:
-            answer = _come_anew(grids, limits, caller, now)
+            answer = come_anew(grids, limits, caller, now)
         _save(grids)
         return answer
 
@@ -155,11 +156,11 @@ class SQLLimitStore:
         kept = self._kept(connection, grids, caller)
         is_whole = len(kept) == len(grids)
         if is_whole:
-            slots = tuple(grid.slot(kept[key]) for key, grid in grids.items())
+            slots = slots_of(grids, [(key, kept[key]) for key in grids])
             starts_at = max(grid.start_of(kept[key]) for key, grid in grids.items())
             if starts_at > now:
                 return LimitAnswer(False, (starts_at - now) / SECOND, slots), False
-            if all(grid.unclaimed_in(kept[key]) for key, grid in grids.items()):
+            if all(grid.unclaimed_at(kept[key]) for key, grid in grids.items()):
                 self._forget_caller(connection, grids, kept, caller)
                 for key, grid in grids.items():
                     grid.claim(kept[key])
@@ -207,44 +208,6 @@ class ExpiredGrids:
         if numbers:
             self._rows.remove(connection, numbers)
         return len(numbers)
-
-
-def _come_late(grids: Grids, limits: Mapping[str, int], now: int) -> LimitAnswer | None:
-    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more."""
-    indices = {key: grid.index_at(now) for key, grid in grids.items()}
-    if any(grids[key].granted_in(index) >= limits[key] for key, index in indices.items()):
-        return None
-    for key, index in indices.items():
-        if grids[key].starts_in(index) < limits[key]:
-            grids[key].count(index)
-        else:
-            grids[key].claim(index)
-    return LimitAnswer(True, 0.0, tuple(grids[key].slot(index) for key, index in indices.items()))
-
-
-def _come_anew(grids: Grids, limits: Mapping[str, int], caller: str | None, now: int) -> LimitAnswer:
-    """Count a start at the first instant at which all windows have room; a later one is kept for its caller."""
-    instant = _first_with_room(grids, limits, now)
-    if instant > now and caller is None:
-        return LimitAnswer(False, (instant - now) / SECOND)
-    slots = []
-    for grid in grids.values():
-        index = grid.index_at(instant)
-        if caller is None or instant <= now:
-            grid.count(index)
-        else:
-            grid.keep(index, caller)
-        slots.append(grid.slot(index))
-    return LimitAnswer(instant <= now, (instant - now) / SECOND, tuple(slots))
-
-
-def _first_with_room(grids: Grids, limits: Mapping[str, int], now: int) -> int:
-    instant, before = now, None
-    while instant != before:
-        before = instant
-        for key, limit in limits.items():
-            instant = grids[key].first_with_room(instant, limit)
-    return instant
 
 
 def _save(grids: Grids) -> None:
