@@ -27,11 +27,11 @@ except ImportError as error:
 from celery_laravel.transport.database.channel import Channel
 from celery_laravel.transport.database.connection import Database, close_database, open_database
 from celery_laravel.transport.database.dialects import dialect_for
-from celery_laravel.transport.database.keeper import LeaseKeeper
 from celery_laravel.transport.database.messages import Messages
 from celery_laravel.transport.database.queues import Queues
 from celery_laravel.transport.database.settler import Settler
 from celery_laravel.transport.database.waker import Waker
+from celery_laravel.transport.keeper import LeaseKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.log import get_logger
 from kombu.transport import redis
 
-from celery_laravel.transport.database.keeper import LeaseKeeper
+from celery_laravel.transport.keeper import LeaseKeeper
 from celery_laravel.transport.redis.channel import Channel, SentinelChannel
 from celery_laravel.transport.redis.poller import Poller
 from celery_laravel.transport.redis.reservation import LOOK_INTERVAL

@@ -1,4 +1,4 @@
-"""The thread that tells the database that this process is alive."""
+"""The thread that tells a broker that this process is alive."""
 
 from __future__ import annotations
 
