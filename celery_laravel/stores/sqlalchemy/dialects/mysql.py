@@ -10,6 +10,7 @@ from sqlalchemy.dialects import mysql
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
+from celery_laravel.stores.sqlalchemy.dialects.inserting import filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ class MySQL(Dialect):
         is_mostly_new: bool,
     ) -> Upsert:
         key = [column == values[column] for column in table.primary_key]
-        insertion = self.insert_new(table).values({column.name: value for column, value in values.items()})
+        insertion = filled(self.insert_new(table), values)
         changed = update(table).where(*key, where).ordered_values(*changes.items())
         read = select(returning).where(*key)
 
@@ -85,11 +86,7 @@ class MySQL(Dialect):
         only_if: ColumnElement[bool] | None = None,
     ) -> Change:
         """One statement and a look at the row, which it has locked: an IGNORE would share it, and two be a deadlock."""
-        insertion = mysql.insert(table).inline()
-        if only_if is None:
-            insertion = insertion.values({column.name: value for column, value in values.items()})
-        else:
-            insertion = insertion.from_select(list(values), select(*values.values()).where(only_if))
+        insertion = filled(mysql.insert(table).inline(), values, only_if=only_if)
         changed = insertion.on_duplicate_key_update([(column.name, value) for column, value in changes.items()])
         read = select(*columns).where(*[column == values[column] for column in table.primary_key])
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
 from celery_laravel.stores.sqlalchemy.dialects.contract import Dialect
+from celery_laravel.stores.sqlalchemy.dialects.inserting import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,11 +64,7 @@ class OnConflict(Dialect):
         columns: Sequence[ColumnElement[Any]],
         only_if: ColumnElement[bool] | None = None,
     ) -> Change:
-        begun = self._insert(table).inline()
-        if only_if is None:
-            begun = begun.values({column.name: value for column, value in values.items()})
-        else:
-            begun = begun.from_select(list(values), select(*values.values()).where(only_if))
+        begun = filled(self._insert(table).inline(), values, only_if=only_if)
         statement = self._or_change(begun, table, values, changes)
         if columns:
             statement = statement.returning(*columns)
@@ -82,11 +79,7 @@ class OnConflict(Dialect):
         self, table: Table, *, values: Values, changes: Values, where: ColumnElement[bool], source: Any = None
     ) -> Any:
         """The statement of `upsert`; with a ``source``, for as many rows as that has."""
-        begun = self._insert(table).inline()
-        if source is None:
-            begun = begun.values({column.name: value for column, value in values.items()})
-        else:
-            begun = begun.from_select(list(values), select(*values.values()).select_from(source))
+        begun = filled(self._insert(table).inline(), values, source=source)
         return self._or_change(begun, table, values, changes, where)
 
     @staticmethod
