@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from celery_laravel.stores.contracts import Store
 from celery_laravel.stores.memory import MemoryStore
+from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
 from tests.stores import sql
 
 pytest.register_assert_rewrite("celery_laravel.testing.store_suite")
@@ -85,4 +87,29 @@ def advance(back_end: BackEnd, monkeypatch: pytest.MonkeyPatch) -> Advance:
 @pytest.fixture
 def store(back_end: BackEnd, request: pytest.FixtureRequest) -> Iterator[Store]:
     with back_end.open(request) as store:
+        yield store
+
+
+_SERVERS = [
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+
+
+@pytest.fixture(params=["sqlite", *_SERVERS])
+def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLAlchemyStore]:
+    """An SQL store, fresh and empty, on each kind of database."""
+    if request.param != "sqlite":
+        with sql.on_server(request.getfixturevalue(f"{request.param}_url")) as store:
+            yield store
+        return
+    store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=_SERVERS)
+def sql_server(request: pytest.FixtureRequest) -> Iterator[SQLAlchemyStore]:
+    """An SQL store, fresh and empty, on each kind of server."""
+    with sql.on_server(request.getfixturevalue(f"{request.param}_url")) as store:
         yield store

@@ -37,15 +37,9 @@ SESSIONS = {
 END_SESSION = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ]
-)
-def server(request: pytest.FixtureRequest) -> Iterator[SQLAlchemyStore]:
-    with on_server(request.getfixturevalue(f"{request.param}_url")) as store:
-        yield store
+@pytest.fixture
+def server(sql_server: SQLAlchemyStore) -> SQLAlchemyStore:
+    return sql_server
 
 
 @pytest.fixture

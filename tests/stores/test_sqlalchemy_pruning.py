@@ -15,28 +15,15 @@ from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.records import LockRequest, Window
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, pruning
 from celery_laravel.testing.store_suite import Advance, ServerTime, VirtualTime
-from tests.stores.sql import on_server
 
 HOUR = timedelta(hours=1)
 
 Write = Callable[[SQLAlchemyStore, str, timedelta], object]
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ]
-)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLAlchemyStore]:
-    if request.param == "sqlite":
-        store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
-        yield store
-        store.close()
-        return
-    with on_server(request.getfixturevalue(f"{request.param}_url")) as store:
-        yield store
+@pytest.fixture
+def store(sql_store: SQLAlchemyStore) -> SQLAlchemyStore:
+    return sql_store
 
 
 @pytest.fixture

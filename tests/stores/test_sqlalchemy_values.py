@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -29,21 +28,9 @@ HOUR = timedelta(hours=1)
 STRANGE = ["\x00", "a\x00b", "\ud800", "\x01json:1", "\x01", "é€😀", "a ", "A", "'\"\\%s:x?", "\r\n\t", ""]
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ]
-)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLAlchemyStore]:
-    if request.param == "sqlite":
-        store = SQLAlchemyStore(f"sqlite:///{tmp_path}/store.db")
-        yield store
-        store.close()
-        return
-    with on_server(request.getfixturevalue(f"{request.param}_url")) as store:
-        yield store
+@pytest.fixture
+def store(sql_store: SQLAlchemyStore) -> SQLAlchemyStore:
+    return sql_store
 
 
 def failed(job_id: str, said: str) -> FailedJob:

@@ -9,8 +9,9 @@ import pytest
 from celery import Celery, _state
 from hypothesis import HealthCheck, settings
 
-from celery_laravel import install
+from celery_laravel import clock, install
 from celery_laravel.stores import factory
+from tests.support.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ settings.load_profile("unhurried")
 def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tasks of one test from the apps of another: Celery shares them among all apps of a process."""
     monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The library's time, which the test moves."""
+    time = Clock()
+    monkeypatch.setattr(clock, "now", time)
+    return time
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from celery_laravel import (
     JobTimedOutError,
     MaxAttemptsExceededError,
     ThrottlesExceptions,
-    clock,
     install,
     signals,
 )
@@ -27,22 +26,9 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from tests.support.clock import Clock
+
 NAME = "throttles_exceptions"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    time = Clock()
-    monkeypatch.setattr(clock, "now", time)
-    return time
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from celery.app.trace import build_tracer
 from celery.worker.request import Request
 from kombu.serialization import prepare_accept_content
 
-from celery_laravel import clock, install, signals
+from celery_laravel import install, signals
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
@@ -18,20 +18,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    time = Clock()
-    monkeypatch.setattr(clock, "now", time)
-    return time
+    from tests.support.clock import Clock
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from tests.unit.unique.conftest import Clock, Worker
+    from tests.support.clock import Clock
+    from tests.unit.unique.conftest import Worker
 
 pytestmark = pytest.mark.matrix
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.app.trace import build_tracer
 
-from celery_laravel import clock, install, signals
+from celery_laravel import install, signals
 from celery_laravel.middleware.limits import rate_limiter
 from celery_laravel.stores.factory import store_of
 from celery_laravel.worker.request import JobRequest
@@ -17,20 +17,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    time = Clock()
-    monkeypatch.setattr(clock, "now", time)
-    return time
+    from tests.support.clock import Clock
 
 
 @pytest.fixture(autouse=True)

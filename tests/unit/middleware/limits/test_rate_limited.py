@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from tests.unit.middleware.limits.conftest import Calls, Clock, Worker
+    from tests.support.clock import Clock
+    from tests.unit.middleware.limits.conftest import Calls, Worker
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from celery_laravel.stores.factory import store_of
 if TYPE_CHECKING:
     from celery import Celery
 
-    from tests.unit.middleware.limits.conftest import Calls, Clock
+    from tests.support.clock import Clock
+    from tests.unit.middleware.limits.conftest import Calls
 
 
 def test_attempts_are_granted_up_to_the_limit_and_again_when_the_window_has_ended(app: Celery, time: Clock) -> None:

@@ -18,7 +18,8 @@ from celery_laravel.stores.factory import store_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.unit.middleware.limits.conftest import Calls, Clock
+    from tests.support.clock import Clock
+    from tests.unit.middleware.limits.conftest import Calls
 
 
 @pytest.fixture
