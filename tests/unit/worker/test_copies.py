@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-JOB_ID = "an-id"
+JOB_ID = "a-job-and-its-copies"  # of no other test: results in memory are the process's, not the app's
 
 
 @pytest.fixture(autouse=True)
 def nothing_active(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(leases, "_keepers", {})  # one of the test's own
     yield
-    app.backend.forget(JOB_ID)  # results in memory are the process's, not the app's
+    app.backend.forget(JOB_ID)
     state.reset_state()
     assert leases._keeper()._held == {}, "every lease is let go of when its attempt has ended"
 
