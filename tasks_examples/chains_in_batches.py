@@ -49,6 +49,8 @@ def main() -> None:
             .dispatch()
         )
         done = batch.wait(timeout=60)
+        # A callback is a job of its own, sent when the batch has finished; its id is made from the batch's.
+        app.AsyncResult(f"{batch.id}:finally:0").get(timeout=30)
         print(f"=> {done.processed_jobs} of {done.total_jobs} accounted for, {done.progress} %")
 
 

@@ -31,11 +31,11 @@ class UpdateSearchIndex(Job, ShouldBeUnique):
 update_search_index = app.register_task(UpdateSearchIndex())
 
 
-@app.task(unique="latest", unique_id="shop")
+@app.task(unique="latest", unique_id="shop", track_started=True)
 def publish(shop: str, revision: int) -> int:
     """One runs, one waits, and the one that waits has the newest revision."""
     print(f"publishing revision {revision} of {shop}", flush=True)
-    time.sleep(1)
+    time.sleep(2)
     return revision
 
 
@@ -70,7 +70,8 @@ def main() -> None:
         print("=> another time:", update_search_index.delay(tea).get(timeout=30))
 
         running = publish.delay("corner shop", 1)
-        time.sleep(0.5)
+        while running.state != "STARTED":
+            time.sleep(0.05)
         waiting = [publish.delay("corner shop", revision) for revision in (2, 3, 4)]
         print("=>", running.get(timeout=30), "then", waiting[0].get(timeout=30))
 
