@@ -6,9 +6,16 @@ exception. Where nobody listens, sending costs one look at an empty list.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.dispatch import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Withheld = list[tuple[Signal, Any, dict[str, Any]]]
 
 _JOB = frozenset({"task_id", "args", "kwargs"})
 
@@ -42,7 +49,25 @@ def anyone_follows_attempts() -> bool:
     return any(signal.receivers for signal in _OF_AN_ATTEMPT)
 
 
+_withheld: ContextVar[Withheld | None] = ContextVar("withheld signals", default=None)
+
+
+@contextmanager
+def withheld() -> Iterator[Withheld]:
+    """Collect what would be sent in this block, instead of calling receivers: signal, sender and details of each."""
+    kept: Withheld = []
+    token = _withheld.set(kept)
+    try:
+        yield kept
+    finally:
+        _withheld.reset(token)
+
+
 def send(signal: Signal, sender: Any, **details: Any) -> None:
     """Send a signal if anybody listens."""
     if signal.receivers:
-        signal.send(sender=sender, **details)
+        kept = _withheld.get()
+        if kept is None:
+            signal.send(sender=sender, **details)
+        else:
+            kept.append((signal, sender, details))

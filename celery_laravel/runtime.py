@@ -12,6 +12,7 @@ from celery_laravel.settings import Settings, forget_settings, settings_of
 from celery_laravel.stores.factory import failed_jobs_of, forget_stores, store_of
 from celery_laravel.worker.batch import BatchCallbacks
 from celery_laravel.worker.chains import ChainCatches
+from celery_laravel.worker.debts import Debts
 from celery_laravel.worker.defaults import AttemptDefaults, defaults_of, forget_defaults
 from celery_laravel.worker.executor import Executor
 from celery_laravel.worker.runs import Runs
@@ -75,10 +76,20 @@ class Runtime:
     @cached_property
     def settlement(self) -> Settlement:
         """Settles attempts."""
+        return Settlement(lambda: self.store, self.debts, self.chains)
+
+    @cached_property
+    def chains(self) -> ChainCatches:
+        """Has chains catch their failures."""
+        return ChainCatches(self.app, lambda: self.store)
+
+    @cached_property
+    def debts(self) -> Debts:
+        """Writes down what must not be lost of jobs that have ended."""
         options = self.app.conf.broker_transport_options or {}
         keep = timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
-        chains = ChainCatches(self.app, lambda: self.store)
-        return Settlement(lambda: self.store, lambda: self.failed_jobs, self.callbacks, chains, keep)
+        stores = (lambda: self.store, lambda: self.failed_jobs)
+        return Debts(self.app, stores, self.callbacks, self.chains, keep_ended=keep)
 
     @cached_property
     def runs(self) -> Runs:
@@ -88,7 +99,7 @@ class Runtime:
     def forget(self) -> None:
         """Build everything anew from the app's present configuration when it is next needed."""
         forget_defaults(self.app)
-        for name in ("executor", "callbacks", "settlement", "runs"):
+        for name in ("executor", "callbacks", "settlement", "chains", "debts", "runs"):
             self.__dict__.pop(name, None)
         forget_stores(self.app)
         forget_settings(self.app)

@@ -40,6 +40,8 @@ class RunningJob:
     to take before it may run.
     ``following`` are the signatures that its chain is to go on with, should it
     succeed: each with whether it comes before all others, or after them.
+    ``is_orphan``: its process is gone, and the worker's parent settles it, which
+    may not wait; ``is_owed``: a part of its settling is with the broker, until the store is back.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -63,6 +65,8 @@ class RunningJob:
     is_handed_on: bool = False
     is_unlocked: bool = False
     lease: LockRequest | None = None
+    is_orphan: bool = False
+    is_owed: bool = False
     following: list[tuple[bool, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

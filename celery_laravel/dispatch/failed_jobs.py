@@ -19,6 +19,8 @@ from celery_laravel.message.header import next_round, read_header, with_header
 from celery_laravel.stores.factory import failed_jobs_of, store_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
 
     from celery_laravel.message.header import Header
@@ -42,7 +44,7 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     Raises:
         ContentDisallowed: Its payload is in a serializer that ``accept_content`` does not name.
     """
-    signature = signature_of(app, job)
+    signature = signature_of(app, job.payload)
     header = read_header(signature.options.get("headers"))
     deadline = _deadline(app, job, signature)
     signature.options["headers"] = with_header(signature.options.get("headers"), header.afresh(deadline=deadline))
@@ -95,9 +97,8 @@ def _await_anew(app: Celery, job: FailedJob, signature: Signature) -> None:
         logger.exception("The result of %s could not be reset; until the job ends it shows the old failure", job.id)
 
 
-def signature_of(app: Celery, job: FailedJob) -> Signature:
-    """The signature that a failed job's record keeps."""
-    payload: Any = job.payload
+def signature_of(app: Celery, payload: Mapping[str, Any]) -> Signature:
+    """The signature of a job that was kept as a payload, as in a failed job's record."""
     body = base64.b64decode(payload["body"]) if payload["is_base64"] else payload["body"]
     accept = {registry.name_to_type.get(name, name) for name in app.conf.accept_content}
     data = loads(body, payload["content_type"], payload["content_encoding"], accept=accept)

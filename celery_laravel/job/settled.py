@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from celery_laravel import events
 from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.running_job import RUNNING
+from celery_laravel.job.own_tasks import announce
 from celery_laravel.job.speaking import SpeakingJob
 from celery_laravel.message.header import has_header
 from celery_laravel.worker.admission import last_known_arguments
@@ -53,24 +55,35 @@ class SettledJob(SpeakingJob):
         self._runtime.settlement.give_up_slots(unstarted(self, request))
 
     def settle_without_child(self, request: Any, error: Exception | None) -> None:
-        """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded."""
+        """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded.
+
+        None of the users' code runs here: the ``failed`` hook, and receivers of
+        signals, are called by a job of their own.
+        """
         runtime = self._runtime
         if self._is_plain(request, runtime):
             return
         running = unstarted(self, request)
-        running.is_durable = self.counts_starts
+        running.is_durable, running.is_orphan = self.counts_starts, True
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.push_request(**vars(request))
         try:
-            self.request_stack.top.__dict__[RUNNING] = running
-            args, kwargs = last_known_arguments(self, self.request_stack.top, running, args, kwargs)
-            if error is None:
-                runtime.settlement.succeeded(self, running, args, kwargs)
-            else:
-                runtime.settlement.failed(self, self.request_stack.top, running, error, args, kwargs)
-                runtime.settlement.finished(running)
+            top = self.request_stack.top
+            top.__dict__[RUNNING] = running
+            args, kwargs = last_known_arguments(self, top, running, args, kwargs)
+            with events.withheld() as withheld:
+                if error is None:
+                    runtime.settlement.succeeded(self, running, args, kwargs)
+                else:
+                    runtime.settlement.failed(self, top, running, error, args, kwargs)
+                    runtime.settlement.finished(self, running)
+            announce(self, top, running, error, withheld)
         finally:
             self.pop_request()
+
+    def is_managed(self, request: Any) -> bool:
+        """Whether anything asks for this library: an option, a default, or the request's header."""
+        return not self._is_plain(request, self._runtime)
 
     def _is_plain(self, request: Any, runtime: Runtime) -> bool:
         """Whether nothing asks for this library: no option, no default, no header."""

@@ -13,6 +13,7 @@ from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.dispatch.batch import Batch, hand_over
 from celery_laravel.dispatch.by_name import check_sending_by_name
 from celery_laravel.dispatch.dispatcher import dispatch, is_met, needs_dispatcher, refuse_what_is_not_there
+from celery_laravel.job.own_tasks import add_own_tasks
 from celery_laravel.job.process import prepare_process
 from celery_laravel.job.settled import SettledJob
 from celery_laravel.message.header import is_callback
@@ -78,6 +79,7 @@ class Job(SettledJob):
                 check_sending_by_name(app)
             _wrap_users_call(cls)
         prepare_process()
+        add_own_tasks(app, Job)
         if app.finalized:
             settings_of(app)  # here, because the signal that ends the finalizing swallows exceptions
         bound = super().bind(app)

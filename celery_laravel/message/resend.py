@@ -47,6 +47,17 @@ def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which 
     return signature
 
 
+def delivery_options(request: Any) -> dict[str, Any]:
+    """Where a running request's message came from, as options that send another message there."""
+    delivery = request.delivery_info or {}
+    options = {name: delivery[name] for name in ("exchange", "routing_key") if delivery.get(name)}
+    if "routing_key" in options and "exchange" not in options:  # of the exchange that every queue is bound to
+        options = {"queue": options["routing_key"]}
+    if delivery.get("priority") is not None:
+        options["priority"] = delivery["priority"]
+    return options
+
+
 def serializers_for(task: Any, header: Header) -> Iterator[str]:
     """The serializers to try for a job's message: the one it came in where that is known, then all the app accepts.
 

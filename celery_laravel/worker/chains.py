@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel.message.arguments import ExceptionArgument
 from celery_laravel.message.callbacks import send_callback
 from celery_laravel.message.canvas import change_headers, mark_members, tasks_of
-from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd, StartStatus
 from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from celery import Celery
 
@@ -29,26 +28,29 @@ class ChainCatches:
         self._app = app
         self._store = store
 
-    def caught(self, running: RunningJob, error: BaseException) -> None:
-        """Send the callbacks of the chain in which a job has failed for good.
+    def caught(self, chain: Mapping[str, Any], error: Mapping[str, Any], *, owner: str) -> None:
+        """Send the callbacks of a chain in which a job, the ``owner``, has failed for good.
+
+        The chain is given as the job's header has it, its exception as data.
 
         Of several members of a group that fail, the first one does; a retry of a
         failed step begins another round, in which a failure is caught again.
         That the round has failed is written down as a turn of a job of the
         chain's name: one whose sender died is begun again, and the callbacks are
         sent again under the same ids, under which each runs once.
+
+        Raises:
+            StoreUnavailableError: The store did not answer; some may have been sent.
+            Exception: Whatever keeps one from being published.
         """
-        chain = running.header.chain or {}
         if not chain.get("catch"):
             return
         name = f"{chain['id']}:catch:{chain.get('round', 0)}"
         attempts = self._store().attempts
-        start = attempts.begin(
-            name, turn=0, attempts=0, exceptions=0, owner=running.id, lease=timedelta(0), keep=KEEP_OPEN
-        )
+        start = attempts.begin(name, turn=0, attempts=0, exceptions=0, owner=owner, lease=timedelta(0), keep=KEEP_OPEN)
         if start.status is not StartStatus.STARTED:
             return
-        argument = ExceptionArgument(exception_to_data(error))
+        argument = ExceptionArgument(error)
         for position, data in enumerate(chain["catch"]):
             send_callback(self._app, data, f"{name}:{position}", argument)
         attempts.end(AttemptEnd(name, 0, is_final=True, attempts=1), keep=KEEP_OPEN)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OUTAGE_WAIT = (5.0, 15.0)
+"""Seconds, at least and at most, that a job waits for a store that cannot be used."""
+
 CelerysSignal = Any
 """A ``Retry``, ``Ignore`` or ``Reject``."""
 
@@ -84,7 +87,7 @@ def put_back_unstarted(task: Any, request: Any, error: Exception) -> CelerysSign
     """
     if request.is_eager:
         return error
-    delay = random.uniform(5, 15)
+    delay = random.uniform(*OUTAGE_WAIT)
     reason = "the store cannot be used"
     if isinstance(error, StoreUnavailableError):
         reason = "the store does not answer"

@@ -33,8 +33,6 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
     Raises:
         EncodeError: None can.
     """
-    content_type, encoding, body = _encoded(task, task.signature_from_request(request), running.header)
-    is_text = isinstance(body, str)
     return FailedJob(
         id=running.id,
         connection=DEFAULT_CONNECTION,
@@ -47,13 +45,24 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
         failed_at=clock.as_datetime(clock.now()),
         attempts=running.counts.attempt,
         batch_id=running.header.batch_id,
-        payload={
-            "content_type": content_type,
-            "content_encoding": encoding,
-            "body": body if is_text else base64.b64encode(body).decode("ascii"),
-            "is_base64": not is_text,
-        },
+        payload=payload_of(task, request, running.header),
     )
+
+
+def payload_of(task: Any, request: Any, header: Header) -> dict[str, Any]:
+    """All that is needed to run a request's job again, as text (`celery_laravel.dispatch.failed_jobs.signature_of`).
+
+    Raises:
+        EncodeError: No serializer can carry it.
+    """
+    content_type, encoding, body = _encoded(task, task.signature_from_request(request), header)
+    is_text = isinstance(body, str)
+    return {
+        "content_type": content_type,
+        "content_encoding": encoding,
+        "body": body if is_text else base64.b64encode(body).decode("ascii"),
+        "is_base64": not is_text,
+    }
 
 
 def _encoded(task: Any, signature: Any, header: Header) -> tuple[str, str, Any]:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import VERSION
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TIMEOUT_IS_FAILURE = VERSION[:2] >= (5, 7)
+"""Whether Celery's `on_timeout` does all that follows from a failure, as its `on_failure` does in every version."""
 _EXITS = (SystemExit, KeyboardInterrupt)
 
 
@@ -59,6 +62,8 @@ class JobRequest(Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Let Celery store the failure, then settle the job if its child cannot have done so."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, TimeLimitExceeded) and TIMEOUT_IS_FAILURE and self.task.is_managed(self._context):
+            return  # `on_timeout` is called next, and would tell everybody a second time
         if isinstance(error, (WorkerLostError, Terminated, *_EXITS)):
             self._process_has_ended()  # first: the message may be with another worker in a moment
         super().on_failure(exc_info, send_failed_event, return_ok)
@@ -100,10 +105,21 @@ class JobRequest(Request):
             leases.leave(self)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Let Celery store the failure; the process over its hard limit is killed after this."""
-        super().on_timeout(soft, timeout)
-        if not soft and self.lease_owners:
+        """Let Celery store the failure, once, and settle the job; the process over its hard limit is killed after this.
+
+        Celery tells of a hard limit twice, here and in `on_failure`: link_error
+        would be called twice, and ``task_failure`` sent twice.
+        """
+        if soft or not self.task.is_managed(self._context):
+            super().on_timeout(soft, timeout)
+            return
+        if self.lease_owners:
             leases.leave(self)
+        if TIMEOUT_IS_FAILURE:
+            super().on_timeout(soft, timeout)
+            self._settle(TimeLimitExceeded(timeout))
+        else:
+            logger.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
 
     def end_leases(self) -> None:
         """End the attempt and free the locks of the job's process, which is gone; a store that fails is logged."""

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
+from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd
-from celery_laravel.worker import batch, failed_jobs
+from celery_laravel.worker import batch, debts, failed_jobs
+from celery_laravel.worker.debts import Debt, Debts
 from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
 
     from celery_laravel.attempt.outcome import Released
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
-    from celery_laravel.stores.contracts import FailedJobStore, Store
-    from celery_laravel.worker.batch import BatchCallbacks
+    from celery_laravel.stores.contracts import Store
     from celery_laravel.worker.chains import ChainCatches
 
 logger = logging.getLogger(__name__)
@@ -35,19 +35,10 @@ class Settlement:
     between the hook and the record lets happen again.
     """
 
-    def __init__(
-        self,
-        store: Callable[[], Store],
-        failed_store: Callable[[], FailedJobStore],
-        callbacks: BatchCallbacks,
-        chains: ChainCatches,
-        keep_ended: timedelta,
-    ) -> None:
+    def __init__(self, store: Callable[[], Store], debts: Debts, chains: ChainCatches) -> None:
         self._store = store
-        self._failed_jobs = failed_store
-        self._callbacks = callbacks
+        self._debts = debts
         self._chains = chains
-        self._keep_ended = keep_ended
 
     def free_locks(self, running: RunningJob) -> None:
         """Free the locks of an attempt whose code has ended; a second time there is nothing to free.
@@ -85,10 +76,8 @@ class Settlement:
         running.is_settled = True
         self.free_unique_lock(task, running, soon=True)
         self.give_up_slots(running)
-        member, attempt = batch.succeeded(running), self._end(running)
-        if member is not None or attempt is not None:
-            with _isolated(running, "counting it and ending its turn"):
-                self._callbacks.after(self._store().settle(member=member, attempt=attempt, keep=self._keep_ended))
+        debt = self._debt(task, running, member=batch.succeeded(running), attempt=self._end(running))
+        self._pay(task, running, debt, "counting it and ending its turn")
         events.send(events.job_processed, task, task_id=running.id, args=args, kwargs=kwargs)
 
     def failed(  # noqa: PLR0917  the parts of one attempt
@@ -103,28 +92,21 @@ class Settlement:
         running.is_settled = True
         self.free_unique_lock(task, running)
         self.give_up_slots(running)
-        member = batch.failed(running, request, error)
-        if member is not None:
-            with _isolated(running, "counting it"):
-                self._callbacks.after(self._store().settle(member=member, attempt=None, keep=self._keep_ended))
+        self._pay(task, running, self._debt(task, running, member=batch.failed(running, request, error)), "counting it")
         if running.header.chain is not None:
-            with _isolated(running, "having its chain catch it"):
-                self._chains.caught(running, error)
+            caught = self._debt(task, running, chain=running.header.chain, error=exception_to_data(error))
+            self._pay(task, running, caught, "having its chain catch it")
         hook = running.options.failed
-        if hook is not None:
+        if hook is not None and not running.is_orphan:  # the users' code has no business in the worker's parent
             with _isolated(running, "its failed() hook"):
                 hook(task, error, *args, **kwargs)
         if running.is_managed and (running.is_sync or not request.is_eager):
-            with _isolated(running, "keeping its record"):
-                self._failed_jobs().record(failed_jobs.capture(task, request, running, error))
+            self._keep_record(task, request, running, error)
         events.send(events.job_failed, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
 
-    def finished(self, running: RunningJob) -> None:
+    def finished(self, task: Any, running: RunningJob) -> None:
         """End the last turn of a job that failed, now that Celery knows of it."""
-        attempt = self._end(running)
-        if attempt is not None:
-            with _isolated(running, "ending its turn"):
-                self._store().settle(member=None, attempt=attempt, keep=self._keep_ended)
+        self._pay(task, running, self._debt(task, running, attempt=self._end(running)), "ending its turn")
 
     def released(self, running: RunningJob, outcome: Released) -> Header:
         """End a turn whose job goes on, and return the header for the message that puts it back.
@@ -171,7 +153,29 @@ class Settlement:
             running.outcome = Failed(error)
             self.failed(task, request, running, error, args, kwargs)
         if isinstance(running.outcome, Failed):
-            self.finished(running)
+            self.finished(task, running)
+
+    def _keep_record(self, task: Any, request: Any, running: RunningJob, error: BaseException) -> None:
+        with _isolated(running, "keeping its record"):
+            record = failed_jobs.capture(task, request, running, error)
+            self._pay(task, running, self._debt(task, running, record=record), "keeping its record")
+
+    def _debt(self, task: Any, running: RunningJob, **parts: Any) -> Debt:
+        """Parts of a job's settling as data, with the unique lock that could not be freed before."""
+        is_free = running.is_unlocked or running.is_handed_on
+        return Debt(running.id, task.name, unlock=() if is_free else tuple(unique.keys_of(running)), **parts)
+
+    def _pay(self, task: Any, running: RunningJob, debt: Debt, step: str) -> None:
+        """Write down what must not be lost, or have it kept until it can be (`Debts.pay_surely`)."""
+        if debt.is_nothing:
+            return
+        with _isolated(running, step):
+            request = task.request_stack.top
+            patience = 0.0 if running.is_orphan or running.is_owed else debts.PATIENCE
+            gives_up = running.is_orphan or bool(request.is_eager)
+            is_paid = self._debts.pay_surely(debt, request, patience=patience, gives_up=gives_up)
+            running.is_owed = running.is_owed or not is_paid
+            running.is_unlocked = running.is_unlocked or bool(debt.unlock)
 
     def _end(self, running: RunningJob) -> AttemptEnd | None:
         if not running.is_durable:

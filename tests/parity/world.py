@@ -181,7 +181,7 @@ class World(Announcements, Holders):
         return [record for record in self.bus.failed.all() if record.task in self.tasks]
 
     def _label_of(self, record: Any) -> str:
-        return str(signature_of(self.app, record).args[0])
+        return str(signature_of(self.app, record.payload).args[0])
 
     # -- work
 

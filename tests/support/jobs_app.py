@@ -3,7 +3,7 @@
 A scripted job does the n-th step of its script at its n-th run, the last step
 repeating, and writes each run into a list of Redis that neither the library nor
 Celery knows of. With `JOBS_LEASE`, leases last for so many seconds instead of a
-minute.
+minute. With `JOBS_PATIENCE`, a store that is away is waited for so many seconds instead of ten.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from celery.exceptions import Ignore, Reject
 
 from celery_laravel import Bus, current_job, install, signals
 from celery_laravel.attempt import leases
+from celery_laravel.worker import conclusion, debts
 
 NAMES = ("broker", "backend", "store", "record", "queue")
 
@@ -96,6 +97,7 @@ def _declare_scripted(app: Celery) -> None:
 
     def failed(job: Any, exc: BaseException, key: str, *args: Any) -> None:
         record.add(key, "failed", f"{type(exc).__name__}: {exc}")
+        record.add(key, "failed_in", [os.getpid(), job.request.id, job.attempts])
 
     def log(job: Any, go_on: Any) -> Any:
         record.add(job.arguments["key"], "middleware", job.attempts)
@@ -176,6 +178,7 @@ def _record_signals(record: Record) -> None:
 
         def receive(sender: Any, task_id: str, name: str = name, **_: Any) -> None:
             record.add(task_id, "signals", name)
+            record.add(task_id, "signals_in", os.getpid())
 
         getattr(signals, name).connect(receive, weak=False)
 
@@ -253,6 +256,9 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
 
 if _lease := os.environ.get("JOBS_LEASE"):
     leases.LEASE, leases.INTERVAL = timedelta(seconds=float(_lease)), float(_lease) / 6
+
+if _patience := os.environ.get("JOBS_PATIENCE"):
+    debts.PATIENCE, conclusion.OUTAGE_WAIT = float(_patience), (float(_patience), float(_patience))
 
 _given = {name: os.environ.get(f"JOBS_{name.upper()}") for name in NAMES}
 if all(_given.values()):

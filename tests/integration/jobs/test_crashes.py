@@ -59,11 +59,23 @@ def test_a_job_that_is_acknowledged_early_fails_when_its_process_dies(lab: Lab) 
     assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("WorkerLostError")
 
 
+def main_process(lab: Lab) -> int:
+    """The process of the lab's worker that is no child."""
+    (stats,) = [stats for name, stats in lab.app.control.inspect().stats().items() if lab.places["queue"] in str(stats)]
+    return int(stats["pid"])
+
+
 def test_a_hard_time_limit_fails_a_job_once(lab: Lab) -> None:
-    result, key = lab.send("tries1", "wait:20", time_limit=1)
+    errback = uuid()
+    result, key = lab.send("tries1", "wait:20", time_limit=1, link_error=lab.app.tasks["note"].si("errback", errback))
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=40)
     assert len(lab.wait_for(key, "failed")) == 1
+    ((pid, job_id, attempt),) = lab.written(key, "failed_in")
+    assert (job_id, attempt) == (result.id, 1)
+    assert main_process(lab) not in {pid, *lab.wait_for(result.id, "signals_in")}
+    wait_until(lambda: "job_failed" in lab.written(result.id, "signals"))
+    assert lab.wait_for(errback, "notes") == [["'errback'"]]
     assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("TimeLimitExceeded")
     assert lab.send("plain", "return:alive")[0].get(timeout=30) == "alive"
     assert len(lab.written(key, "failed")) == 1

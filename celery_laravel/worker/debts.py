@@ -1,0 +1,176 @@
+"""What is still to be written down of a job that has ended: kept until its store takes it.
+
+A store may go away while a job runs. The job's end cannot be had a second time,
+so it is not let go of: the process that ran the job tries again for a while, and
+then hands what is owed to the broker, as a message of a task of the library's
+own (`SETTLE`), which any worker works off when the store is back. While
+neither answers, it goes on trying, and the job's message is not acknowledged: should the
+process be killed meanwhile, the message comes again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
+
+from celery_laravel import clock
+from celery_laravel.attempt import unique
+from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.message.resend import delivery_options
+from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import timedelta
+
+    from celery import Celery
+
+    from celery_laravel.stores.contracts import FailedJobStore, Store
+    from celery_laravel.worker.batch import BatchCallbacks
+    from celery_laravel.worker.chains import ChainCatches
+
+logger = logging.getLogger(__name__)
+
+SETTLE = "celery_laravel.settle"
+"""The task that pays a debt which was handed to the broker."""
+
+PATIENCE = 10.0
+"""Seconds for which the process that ran a job tries to reach the store before it asks the broker."""
+_OUTAGES = (StoreUnavailableError, OperationalError)
+"""The second is the broker's, which has not taken what a failure or a batch sends."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+@dataclass(frozen=True)
+class Debt:
+    """Parts of a job's settling, as data. To pay one twice changes nothing the second time.
+
+    ``unlock`` are the keys of the unique lock that the job holds; ``chain`` is
+    the chain that is to catch ``error``, as its header says; ``record`` is to be
+    kept among the failed jobs.
+    """
+
+    job_id: str
+    task: str
+    unlock: tuple[str, ...] = ()
+    member: MemberEnd | None = None
+    attempt: AttemptEnd | None = None
+    chain: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    record: FailedJob | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing to pay."""
+        return not (self.unlock or self.member or self.attempt or self.chain or self.record)
+
+    def encode(self) -> dict[str, Any]:
+        """The debt as plain values, for a message; what is not owed is left out."""
+        data = {key: value for key, value in asdict(self).items() if value}
+        if self.record is not None:
+            data["record"]["failed_at"] = self.record.failed_at.timestamp()
+        return data
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> Debt:
+        """The debt that `encode` made plain values of."""
+        values = dict(data)
+        values["unlock"] = tuple(values.get("unlock", ()))
+        if member := values.get("member"):
+            state, skips = MemberState(member["state"]), tuple(member["skips"])
+            values["member"] = MemberEnd(**{**member, "state": state, "skips": skips})
+        if attempt := values.get("attempt"):
+            values["attempt"] = AttemptEnd(**attempt)
+        if record := values.get("record"):
+            values["record"] = FailedJob(**{**record, "failed_at": clock.as_datetime(record["failed_at"])})
+        return cls(**values)
+
+
+class Debts:
+    """Writes down what is owed, at once or when the store is back."""
+
+    def __init__(
+        self,
+        app: Celery,
+        stores: tuple[Callable[[], Store], Callable[[], FailedJobStore]],
+        callbacks: BatchCallbacks,
+        chains: ChainCatches,
+        *,
+        keep_ended: timedelta,
+    ) -> None:
+        self._app = app
+        self._store, self._failed_jobs = stores
+        self._callbacks = callbacks
+        self._chains = chains
+        self._keep_ended = keep_ended
+
+    def pay(self, debt: Debt) -> None:
+        """Write down what is owed, now.
+
+        Raises:
+            StoreUnavailableError: A store did not answer; all of it is still owed.
+            OperationalError: The broker did not, which was to send what catches the failure; likewise.
+        """
+        if debt.unlock:
+            task = self._app.tasks.get(debt.task)
+            store = self._store() if task is None else unique.store_for(task)
+            store.locks.release(debt.unlock, owner=debt.job_id)
+        if debt.member is not None or debt.attempt is not None:
+            change = self._store().settle(member=debt.member, attempt=debt.attempt, keep=self._keep_ended)
+            self._callbacks.after(change)
+        if debt.chain is not None:
+            self._chains.caught(debt.chain, debt.error or {}, owner=debt.job_id)
+        if debt.record is not None:
+            self._failed_jobs().record(debt.record)
+
+    def pay_surely(self, debt: Debt, request: Any, *, patience: float, gives_up: bool) -> bool:
+        """Pay a debt of the running job, whose message is ``request``'s; False when it is not paid yet.
+
+        The store is tried alone for ``patience`` seconds, and the broker beside
+        it from then on. Returns when either has taken the debt, or when neither
+        has and the caller ``gives_up``, because it cannot wait (that is logged).
+        A job's time limit does not hold for this, as its code has ended.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._insist(debt, request, deadline, gives_up=gives_up)
+            except SoftTimeLimitExceeded:
+                continue
+
+    def _insist(self, debt: Debt, request: Any, deadline: float, *, gives_up: bool) -> bool:
+        pause = _SHORTEST_PAUSE
+        while True:
+            try:
+                self.pay(debt)
+            except _OUTAGES as error:
+                if time.monotonic() >= deadline and (self._hand_over(debt, request, error) or gives_up):
+                    return False
+            else:
+                return True
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _hand_over(self, debt: Debt, request: Any, error: Exception) -> bool:
+        try:
+            self._app.tasks[SETTLE].apply_async((debt.encode(),), **delivery_options(request))
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:
+            logger.exception(
+                "Job %s (%s) has ended, and neither the store (%s) nor the broker takes note of it",
+                debt.job_id,
+                debt.task,
+                error,
+            )
+            return False
+        logger.error(
+            "Job %s (%s) has ended; the broker keeps that until the store is back: %s", debt.job_id, debt.task, error
+        )
+        return True
