@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -214,9 +215,28 @@ def _is_backoff(value: Any) -> bool:
 
 
 def _is_middleware(value: Any) -> bool:
+    """Whether a value is a list of middleware, or a function that returns one; one that stands alone is neither."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(callable(item) and not isinstance(item, type) for item in value)
-    return isinstance(value, FunctionType) or callable(value)
+        return all(callable(item) and not isinstance(item, type) and _takes_job_and_next(item) for item in value)
+    return isinstance(value, FunctionType) or (callable(value) and not isinstance(value, type) and not _is_layer(value))
+
+
+def _takes_job_and_next(layer: Any) -> bool:
+    try:
+        inspect.signature(layer).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in says nothing of what it takes
+        return True
+    return True
+
+
+def _is_layer(value: Any) -> bool:
+    """Whether an object, not a function, is itself a middleware, by the name of the second argument it takes."""
+    try:
+        return "next" in inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -29,7 +29,8 @@ class FailOnException:
             )
         for item in matching:
             if not (issubclass(item, BaseException) if isinstance(item, type) else callable(item)):
-                raise TypeError(f"FailOnException: {item!r} is neither an exception type nor a predicate.")
+                msg = f"FailOnException: {item!r} is neither an exception type nor a predicate."
+                raise TypeError(f"{msg} Give several one by one, as in FailOnException(ValueError, KeyError).")
         self._matching = matching
 
     def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any:  # noqa: A002  the word the documentation uses

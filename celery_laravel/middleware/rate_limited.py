@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.middleware.checks import check_flags, seconds_in
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.limits.rate_limiter import is_name, store_name, windows_for
 from celery_laravel.middleware.outage import put_back_for_store
@@ -76,14 +76,12 @@ class RateLimited:
         release: bool = True,
         count_attempt: bool | None = None,
     ) -> None:
-        seconds = in_seconds(release_after)
         if not is_name(name):
             raise ConfigurationError(f"RateLimited needs the name of a limiter, a text, not {name!r}.")
-        if seconds is not None and not is_seconds(seconds):
-            wanted = "seconds or a timedelta, not negative"
-            raise ConfigurationError(f"RateLimited({name!r}): release_after must be {wanted}; it is {release_after!r}.")
+        me = f"RateLimited({name!r})"
+        check_flags(me, release=release, count_attempt=count_attempt)
         self._name = name
-        self._release_after = seconds
+        self._release_after = None if release_after is None else seconds_in(me, "release_after", release_after)
         self._release = release
         self._count_attempt = count_attempt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.middleware.checks import seconds_in
 from celery_laravel.middleware.conditions import holds
 from celery_laravel.middleware.intervention import intervene
 
@@ -23,15 +23,12 @@ class Release:
         def pick(order_id): ...
 
     Raises:
-        ValueError: The delay is negative or no duration.
+        ConfigurationError: The delay is negative or no duration.
     """
 
     def __init__(self, condition: Any, delay: float | timedelta = 0, *, expected: bool = True) -> None:
-        seconds = in_seconds(delay)
-        if not is_seconds(seconds):
-            raise ValueError(f"Release: delay must be seconds or a timedelta, not negative; it is {delay!r}.")
         self._condition = condition
-        self._delay = float(seconds)
+        self._delay = seconds_in("Release", "delay", delay)
         self._expected = expected
 
     @classmethod

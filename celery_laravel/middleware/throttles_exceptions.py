@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.middleware.checks import check_by, check_flags, seconds_in, wrong
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.keys import key_of
+from celery_laravel.middleware.limits.limit import is_count
 from celery_laravel.middleware.outage import put_back_for_store
 from celery_laravel.stores.factory import store_of
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_laravel.middleware")
 
 STORE_NAME = "throttles_exceptions"
+_ME = "ThrottlesExceptions"
 
 MARGIN = 3.0
 """Seconds added to the rest of a window, as in Laravel: the clocks of workers and server may differ."""
@@ -87,19 +89,21 @@ class ThrottlesExceptions:
         fail_when: Matching = (),
         report: bool | Callable[[BaseException], Any] | None = None,
     ) -> None:
-        if not _is_count(max_attempts):
-            raise _wrong("max_attempts", "a whole number above 0", max_attempts)
+        if not is_count(max_attempts):
+            raise wrong(_ME, "max_attempts", "a whole number above 0", max_attempts)
+        check_flags(_ME, by_job=by_job)
+        check_by(_ME, by)
         if by is not None and by_job:
             raise ConfigurationError(f"ThrottlesExceptions: by = {by!r} and by_job contradict each other. Keep one.")
         if report is not None and not isinstance(report, bool) and not callable(report):
-            raise _wrong("report", "True, False or a callable of the exception", report)
+            raise wrong(_ME, "report", "True, False or a callable of the exception", report)
         self._max_attempts = max_attempts
-        self._decay = _seconds("decay", decay)
+        self._decay = seconds_in(_ME, "decay", decay)
         if self._decay == 0:
-            raise _wrong("decay", "above 0 seconds", decay)
+            raise wrong(_ME, "decay", "above 0 seconds", decay)
         self._by = by
         self._by_job = by_job
-        self._backoff = _seconds("backoff", backoff)
+        self._backoff = seconds_in(_ME, "backoff", backoff)
         self._when = None if when is None else _matcher("when", when)
         self._delete_when = _matcher("delete_when", delete_when)
         self._fail_when = _matcher("fail_when", fail_when)
@@ -194,19 +198,4 @@ def _matcher(option: str, matching: Any) -> Callable[[BaseException], bool]:
     if isinstance(types, Sequence) and all(isinstance(t, type) and issubclass(t, BaseException) for t in types):
         found = tuple(types)
         return lambda error: isinstance(error, found)
-    raise _wrong(option, "an exception type, a sequence of them, or a predicate", matching)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _seconds(option: str, value: Any) -> float:
-    seconds = in_seconds(value)
-    if not is_seconds(seconds):
-        raise _wrong(option, "seconds or a timedelta, not negative", value)
-    return float(seconds)
-
-
-def _wrong(option: str, wanted: str, value: Any) -> ConfigurationError:
-    return ConfigurationError(f"ThrottlesExceptions: {option} must be {wanted}; it is {value!r}.")
+    raise wrong(_ME, option, "an exception type, a sequence of them, or a predicate", matching)

@@ -9,7 +9,7 @@ from celery_laravel.attempt import leases
 from celery_laravel.attempt.ownership import is_start_of
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.middleware.checks import check_by, check_flags, seconds_in, wrong
 from celery_laravel.middleware.intervention import intervene
 from celery_laravel.middleware.keys import key_of, shortened
 from celery_laravel.middleware.outage import put_back_for_store
@@ -25,6 +25,7 @@ KIND = "overlap"
 PREFIX = "overlap:"
 
 _LONGEST_KEY = 255
+_ME = "WithoutOverlapping"
 
 
 class WithoutOverlapping:
@@ -74,15 +75,17 @@ class WithoutOverlapping:
         prefix: str = PREFIX,
         count_attempt: bool | None = None,
     ) -> None:
-        after = None if release_after is None else _seconds("release_after", release_after)
-        expiry = None if expire_after is None else _seconds("expire_after", expire_after)
+        after = None if release_after is None else seconds_in(_ME, "release_after", release_after)
+        expiry = None if expire_after is None else seconds_in(_ME, "expire_after", expire_after)
+        check_flags(_ME, release=release, shared=shared, count_attempt=count_attempt)
+        check_by(_ME, by)
         if expiry == 0:
             raise ConfigurationError(
                 "WithoutOverlapping: expire_after = 0 would hold no lock at all. Give seconds above 0, "
                 "or None to hold it for as long as the job runs."
             )
         if not isinstance(prefix, str):
-            raise ConfigurationError(f"WithoutOverlapping: prefix must be a string, not {prefix!r}.")
+            raise wrong(_ME, "prefix", "a string", prefix)
         self._by = by
         self._release_after = after if release else None
         self._expire_after = None if expiry is None else timedelta(seconds=expiry)
@@ -143,11 +146,3 @@ class WithoutOverlapping:
         given = [repr(self._by)] if self._by != "" else []
         given += [f"{name}={value!r}" for name, (value, default) in options.items() if value != default]
         return f"WithoutOverlapping({', '.join(given)})"
-
-
-def _seconds(option: str, value: Any) -> float:
-    seconds = in_seconds(value)
-    if not is_seconds(seconds):
-        msg = f"WithoutOverlapping: {option} must be seconds or a timedelta, not negative; it is {value!r}."
-        raise ConfigurationError(msg)
-    return float(seconds)

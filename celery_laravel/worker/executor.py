@@ -190,8 +190,9 @@ def _middleware(task: Any, options: JobOptions, args: tuple[Any, ...], kwargs: d
     found = middleware(task, *args, **kwargs)
     if found is None:
         return ()
-    if not isinstance(found, (list, tuple)) or not all(callable(layer) for layer in found):
-        msg = f"Task {task.name!r}: middleware() returned {found!r}; it must return a list of callables (job, next)."
+    if not isinstance(found, (list, tuple)) or not all(callable(it) and not isinstance(it, type) for it in found):
+        wanted = "it must return a list of callables (job, next), instances and not classes"
+        msg = f"Task {task.name!r}: middleware() returned {found!r}; {wanted}."
         raise ConfigurationError(msg)
     return found
 

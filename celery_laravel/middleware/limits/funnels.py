@@ -13,8 +13,9 @@ from uuid import uuid4
 from celery import current_task
 
 from celery_laravel.errors import ConfigurationError, LimitTimeoutError, StoreUnavailableError
+from celery_laravel.middleware.checks import wrong
 from celery_laravel.middleware.keys import key_text
-from celery_laravel.middleware.limits.limit import Limit
+from celery_laravel.middleware.limits.limit import is_count
 from celery_laravel.middleware.limits.waiting import (
     Call,
     Steps,
@@ -101,11 +102,16 @@ class Funnel:
 
     def limit(self, places: int) -> Funnel:
         """Let so many be in the block at one time."""
-        return replace(self, places=Limit.per_second(places).allowed)
+        if not is_count(places):
+            raise wrong(f"funnel({self.key!r})", "limit()", "a whole number, 1 or more", places)
+        return replace(self, places=places)
 
     def release_after(self, seconds: float | timedelta) -> Funnel:
         """Free a place after so many seconds at the latest (60 unless it is said): more than the block ever takes."""
-        return replace(self, release_seconds=Limit.per(seconds, 1).seconds)
+        length = checked_seconds("release_after()", seconds)
+        if length == 0:
+            raise wrong(f"funnel({self.key!r})", "release_after()", "above 0 seconds", seconds)
+        return replace(self, release_seconds=length)
 
     def block(self, seconds: float | timedelta) -> Funnel:
         """Wait for so many seconds at most; without it, not at all."""

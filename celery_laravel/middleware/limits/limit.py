@@ -41,7 +41,7 @@ class Limit:
     def __post_init__(self) -> None:
         if self.allowed is None:
             return
-        if not _is_count(self.allowed):
+        if not is_count(self.allowed):
             msg = (
                 f"A limit allows a whole number of starts, 1 or more, not {self.allowed!r}. "
                 "To let no job start, use Skip or Release; for no limit, Limit.none()."
@@ -106,7 +106,8 @@ class Limit:
         return f"Limit.{name or 'per'}({arguments}){by}"
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number, 1 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

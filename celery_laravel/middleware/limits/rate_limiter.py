@@ -92,7 +92,13 @@ class RateLimiter:
 
     @classmethod
     def for_app(cls, app: Celery) -> RateLimiter:
-        """The limits that are kept in an app's store."""
+        """The limits that are kept in an app's store.
+
+        Raises:
+            TypeError: It is no Celery app.
+        """
+        if not hasattr(app, "conf"):
+            raise TypeError(f"RateLimiter.for_app({app!r}): that is no Celery app.")
         return cls(app)
 
     def attempt(self, key: Any, limit: Limit) -> bool:
@@ -198,7 +204,9 @@ def _checked(name: str, limits: Any) -> Sequence[Limit]:
 
 
 def _window(key: Any, limit: Any) -> Window | None:
-    if not isinstance(limit, Limit) or limit.key:
-        msg = f"{limit!r} is not a Limit without a key of its own, such as Limit.per_minute(5); the key is {key!r}."
+    if not isinstance(limit, Limit):
+        raise ConfigurationError(f"{limit!r} is no Limit, such as Limit.per_minute(5); the key is {key!r}.")
+    if limit.key:
+        msg = f"{limit!r} has a key of its own, beside {key!r}. Leave .by() out, or count under both: ({key!r}, …)."
         raise ConfigurationError(msg)
     return None if limit.allowed is None else Window(key_text(key), limit.allowed, limit.seconds)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery, Task
 
-from celery_laravel import ConfigurationError, Job, install
+from celery_laravel import ConfigurationError, Job, WithoutOverlapping, install
 from celery_laravel.message.options import NOT_YET, JobOptions
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def nothing(*args: Any, **kwargs: Any) -> None:
         ("middleware", "log"),
         ("middleware", [1]),
         ("middleware", 5),
+        ("middleware", [lambda job: None]),
+        ("middleware", WithoutOverlapping()),
+        ("middleware", [WithoutOverlapping]),
+        ("middleware", WithoutOverlapping),
         ("failed", "hook"),
         ("tags", "one"),
         ("tags", [1]),

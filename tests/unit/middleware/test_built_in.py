@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from celery_laravel import Bus, FailOnException, JobReleasedError, Release, Skip, SkipIfBatchCancelled, install, signals
+from celery_laravel import (
+    Bus,
+    FailOnException,
+    JobReleasedError,
+    Release,
+    Skip,
+    SkipIfBatchCancelled,
+    WithoutOverlapping,
+    install,
+    signals,
+)
 from celery_laravel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -151,10 +161,25 @@ def test_a_matching_exception_fails_the_job_whatever_tries_allows(
     assert ran == list(range(1, attempts + 1))
 
 
-@pytest.mark.parametrize("matching", [(), ("ValueError",), (int,), (ValueError, 3)])
+@pytest.mark.parametrize("matching", [(), ("ValueError",), (int,), (ValueError, 3), ([ValueError, KeyError],)])
 def test_what_is_neither_a_type_nor_a_predicate_is_refused(matching: Any) -> None:
     with pytest.raises(TypeError, match="FailOnException"):
         FailOnException(*matching)
+
+
+@pytest.mark.parametrize("returned", [[WithoutOverlapping], WithoutOverlapping(), [1], "log"])
+def test_what_a_method_returns_has_to_be_a_list_of_middleware(app: Celery, ran: list[Any], returned: Any) -> None:
+    """A class would be called with the job and the next step, and be taken for a middleware that skips."""
+
+    @app.task(middleware=lambda task: returned)
+    def job() -> None:
+        ran.append(1)
+
+    error = job.delay().result
+
+    assert isinstance(error, ConfigurationError)
+    assert "instances and not classes" in str(error)
+    assert ran == []
 
 
 def test_a_class_in_place_of_an_instance_is_refused_when_the_task_is_registered(app: Celery) -> None:

@@ -290,6 +290,8 @@ def test_a_store_that_is_gone_after_the_code_changes_no_outcome(
         ({"delete_when": [int]}, "delete_when must be"),
         ({"fail_when": 7}, "fail_when must be"),
         ({"report": "yes"}, "report must be"),
+        ({"by_job": "order"}, "by_job must be True or False; it is 'order'"),
+        ({"by": object()}, "by = <object object at .*cannot be a key"),
     ],
 )
 def test_wrong_options_are_refused_when_it_is_made(options: dict[str, Any], message: str) -> None:

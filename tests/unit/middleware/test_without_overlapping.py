@@ -323,6 +323,11 @@ def test_a_long_key_fits_into_every_store(app: Celery) -> None:
         ({"expire_after": 0}, "expire_after = 0 would hold no lock at all"),
         ({"expire_after": timedelta(seconds=-1)}, "expire_after must be seconds"),
         ({"prefix": None}, "prefix must be a string"),
+        ({"release": 30}, "release must be True or False; it is 30"),
+        ({"shared": "yes"}, "shared must be True or False; it is 'yes'"),
+        ({"count_attempt": 0}, "count_attempt must be True, False or None; it is 0"),
+        ({"by": object()}, "by = <object object at .*cannot be a key"),
+        ({"by": ["account_id", object()]}, "cannot be a key"),
     ],
 )
 def test_wrong_options_are_refused_when_it_is_made(options: dict[str, Any], message: str) -> None:

@@ -300,6 +300,8 @@ def test_celerys_own_signals_pass_through_a_limiter(
         ({"name": 7}, "name of a limiter"),
         ({"name": "x", "release_after": -1}, "release_after must be seconds"),
         ({"name": "x", "release_after": "60"}, "release_after must be seconds"),
+        ({"name": "x", "release": "no"}, r"RateLimited\('x'\): release must be True or False; it is 'no'"),
+        ({"name": "x", "count_attempt": 1}, "count_attempt must be True, False or None; it is 1"),
     ],
 )
 def test_options_of_the_wrong_kind_are_refused_at_once(options: Any, message: str) -> None:

@@ -76,9 +76,17 @@ def test_keys_may_be_tuples_and_are_not_those_of_a_limiter_or_another_app(app: C
     assert store_of(app).limits.take("limiter:attempts", windows).granted
 
 
-@pytest.mark.parametrize("limit", [Limit.per_minute(1).by("x"), 5, None, [Limit.per_minute(1)]])
-def test_outside_of_jobs_a_limit_has_no_key_of_its_own(app: Celery, limit: Any) -> None:
-    with pytest.raises(ConfigurationError, match="not a Limit without a key of its own"):
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (Limit.per_minute(1).by("x"), r"has a key of its own, beside 'ada'. Leave .by\(\) out"),
+        (5, "5 is no Limit"),
+        (None, "None is no Limit"),
+        ([Limit.per_minute(1)], "is no Limit"),
+    ],
+)
+def test_outside_of_jobs_there_is_one_limit_without_a_key_of_its_own(app: Celery, limit: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         RateLimiter.for_app(app).attempt("ada", limit)
 
 
@@ -92,3 +100,8 @@ def test_a_limiter_needs_a_name(name: Any) -> None:
 def test_what_can_never_be_a_limit_is_refused_when_it_is_defined(callback: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"'search'.*neither a Limit nor a list"):
         RateLimiter.define("search", callback)
+
+
+def test_what_is_no_app_is_refused() -> None:
+    with pytest.raises(TypeError, match="that is no Celery app"):
+        RateLimiter.for_app("shop")

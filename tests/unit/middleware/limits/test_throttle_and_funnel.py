@@ -169,19 +169,20 @@ def test_a_throttle_that_lacks_a_part_says_which(block: Any, missing: str) -> No
 
 
 @pytest.mark.parametrize(
-    "describe",
+    ("describe", "message"),
     [
-        lambda: throttle("x").allow(0),
-        lambda: throttle("x").allow(1.5),  # type: ignore[arg-type]
-        lambda: throttle("x").every(0),
-        lambda: throttle("x").block(-1),
-        lambda: funnel("x").limit(0),
-        lambda: funnel("x").release_after(0),
-        lambda: funnel("x").block("soon"),  # type: ignore[arg-type]
+        (lambda: throttle("x").allow(0), "whole number of starts, 1 or more, not 0"),
+        (lambda: throttle("x").allow(1.5), "whole number of starts, 1 or more, not 1.5"),  # type: ignore[arg-type]
+        (lambda: throttle("x").every(0), "lasts seconds above 0"),
+        (lambda: throttle("x").block(-1), r"block\(\) takes seconds"),
+        (lambda: funnel("x").limit(0), r"funnel\('x'\): limit\(\) must be a whole number, 1 or more; it is 0"),
+        (lambda: funnel("x").release_after(0), r"release_after\(\) must be above 0 seconds; it is 0"),
+        (lambda: funnel("x").release_after("1"), r"release_after\(\) takes seconds"),  # type: ignore[arg-type]
+        (lambda: funnel("x").block("soon"), r"block\(\) takes seconds"),  # type: ignore[arg-type]
     ],
 )
-def test_a_part_of_the_wrong_kind_is_refused_when_it_is_said(describe: Callable[[], Any]) -> None:
-    with pytest.raises(ConfigurationError):
+def test_a_part_of_the_wrong_kind_is_refused_when_it_is_said(describe: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         describe()
 
 
