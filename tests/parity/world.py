@@ -49,10 +49,10 @@ class World(Announcements, Holders):
         self.bus = Bus(self.app)
         self.define_limiters(monkeypatch)
         self.tasks = {name: self.make_task(name) for name in {job.class_name for job in scenario.jobs.values()}}
-        self._callback = self.app.task(name="parity-callback", shared=False, typing=False)(self._run_callback)
-        self._chain_callback = self.app.task(name="parity-chain-callback", shared=False, typing=False)(
-            self._run_chain_callback
-        )
+        # In Laravel a callback is called once, whatever the worker's tries; here they would hold for the job it is.
+        once: dict[str, Any] = {"shared": False, "typing": False, "tries": 1}
+        self._callback = self.app.task(name="parity-callback", **once)(self._run_callback)
+        self._chain_callback = self.app.task(name="parity-chain-callback", **once)(self._run_chain_callback)
         self.app.finalize()
         self._callbacks: list[tuple[str, Callback]] = []
         self._queues: Queues[Any] = Queues()
