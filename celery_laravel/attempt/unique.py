@@ -51,7 +51,9 @@ def arguments_key(job_id: str) -> str:
 def store_for(task: Any) -> Store:
     """The store that keeps a task's unique locks."""
     url = task.job_options.unique_via
-    return store_of(task.app) if url is None else store_at(task.app, url)
+    if url is None:
+        return store_of(task.app)
+    return store_at(task.app, url, named_by=f"Task {task.name!r}: unique_via")
 
 
 def lease_for(task: Any, header: Header, job_id: str) -> LockRequest | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from celery_laravel.attempt.unique import store_for
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from celery_laravel.stores.contracts import LockStore
     from celery_laravel.stores.records import LockRecord
 
 
 class Locks:
-    """The locks of an app: those that jobs hold, and those of unique jobs that wait in their queue."""
+    """The locks of an app: those that jobs hold, and those of unique jobs that wait in their queue.
+
+    They are in the app's store, and in those that its tasks name by
+    ``unique_via``; each of these is asked.
+    """
 
     def __init__(self, app: Celery) -> None:
-        self._store = store_of(app).locks
+        self._app = app
 
     def all(self, limit: int | None = None) -> list[LockRecord]:
         """Every hold of a lock, the oldest first.
@@ -26,11 +32,12 @@ class Locks:
         lock with several slots has one for each holder. That of an overlap lock
         begins with the id of the job that holds it.
         """
-        return self._store.all(limit=limit)
+        found = [record for store in self._stores() for record in store.all(limit=limit)]
+        return sorted(found, key=lambda record: record.taken_at)[:limit]
 
     def find(self, key: str) -> list[LockRecord]:
         """The holds of one lock, the oldest first; none when it is free."""
-        return self._store.find(key)
+        return [record for store in self._stores() for record in store.find(key)]
 
     def release(self, key: str) -> bool:
         """Free a lock whoever holds it; True when it was held.
@@ -38,4 +45,15 @@ class Locks:
         A job that holds it is not told and runs on: another of the same key may
         then run beside it.
         """
-        return self._store.free(key) > 0
+        return sum([store.free(key) for store in self._stores()]) > 0
+
+    def _stores(self) -> list[LockStore]:
+        """The app's store, and those of its tasks that keep their unique locks elsewhere."""
+        elsewhere = [task for task in self._app.tasks.values() if _keeps_locks_elsewhere(task)]
+        stores = {id(store): store for store in [store_of(self._app), *map(store_for, elsewhere)]}
+        return [store.locks for store in stores.values()]
+
+
+def _keeps_locks_elsewhere(task: Any) -> bool:
+    options = getattr(task, "job_options", None)
+    return options is not None and options.unique_via is not None

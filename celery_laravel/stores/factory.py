@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _REDIS = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis+cluster", "rediss+cluster"})
 
 
-def open_store(url: str, *, prefix: str = "laravel") -> Store:
-    """A store for a URL. It connects when it is first used, in each process anew.
+def open_store(url: str, *, prefix: str = "laravel", named_by: str = "The setting 'laravel_store'") -> Store:
+    """A store for a URL. It connects when it is first used, in each process anew; ``named_by`` is for errors.
 
     Raises:
         ConfigurationError: The URL's scheme is not known, or the extra that it
@@ -52,7 +52,7 @@ def open_store(url: str, *, prefix: str = "laravel") -> Store:
         make_url(url).get_dialect()
     except (ArgumentError, NoSuchModuleError) as error:
         msg = (
-            f"The setting 'laravel_store' = {without_password(url)!r} is no store this library knows. "
+            f"{named_by} = {without_password(url)!r} is no store this library knows. "
             "Use redis://, rediss://, sentinel://, an SQLAlchemy URL such as sqlite:///jobs.db, or memory://."
         )
         raise ConfigurationError(msg) from error
@@ -101,14 +101,16 @@ def store_of(app: Celery) -> Store:
     return store
 
 
-def store_at(app: Celery, url: str) -> Store:
+def store_at(app: Celery, url: str, *, named_by: str) -> Store:
     """Another store of the app's, opened the first time it is asked for; its own one where the URL is that."""
     settings = settings_of(app)
     if url == settings.store:
         return store_of(app)
     others = _others.setdefault(app, {})
     store = others.get(url)
-    return others.setdefault(url, open_store(url, prefix=settings.prefix)) if store is None else store
+    if store is None:
+        store = others.setdefault(url, open_store(url, prefix=settings.prefix, named_by=named_by))
+    return store
 
 
 def failed_jobs_of(app: Celery) -> FailedJobStore:
@@ -127,7 +129,7 @@ def _open_failed_jobs(app: Celery) -> FailedJobStore:
     if url.startswith("dynamodb://"):
         msg = f"The setting 'laravel_failed_store' = {url!r}: DynamoDB is not available in this version."
         raise ConfigurationError(msg)
-    return open_store(url, prefix=settings.prefix).failed_jobs
+    return open_store(url, prefix=settings.prefix, named_by="The setting 'laravel_failed_store'").failed_jobs
 
 
 def forget_stores(app: Celery) -> None:

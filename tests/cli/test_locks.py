@@ -101,6 +101,39 @@ def test_the_bus_finds_and_frees_locks(app: Celery, hold: Hold):
     assert locks.find("k") == []
 
 
+def test_locks_that_a_task_keeps_in_another_store_are_listed_and_freed(
+    run: Run, hold: Hold, app: Celery, tmp_path: Any
+):
+    hold("overlap:shop.charge:7")
+
+    @app.task(name="shop.index", unique=True, unique_via=f"sqlite:///{tmp_path}/locks.db", shared=False)
+    def index() -> None:
+        """Never run."""
+
+    job_id = index.delay().id
+
+    assert run("locks").stdout.count("\n") == 3
+    held = Bus(app).locks.all()
+    assert [(record.key, record.owner) for record in held[1:]] == [("unique:shop.index", job_id)]
+    assert Bus(app).locks.all(limit=1) == held[:1]
+    assert (
+        run("unlock", "unique:shop.index").stdout == f"The lock 'unique:shop.index' is free; it was held by {job_id}.\n"
+    )
+    assert Bus(app).locks.find("unique:shop.index") == []
+    assert index.delay().suppressed is False
+
+
+def test_tasks_that_cannot_be_imported_leave_the_list_to_what_is_known(run: Run, hold: Hold, app: Celery):
+    hold("overlap:shop.charge:7")
+    app.conf.include = ["no.such.module"]
+
+    result = run("locks")
+
+    assert result.exit_code == 0
+    assert "overlap:shop.charge:7" in result.stdout
+    assert "unique_via) may be missing: The app's tasks cannot be imported: ModuleNotFoundError" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

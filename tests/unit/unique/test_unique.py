@@ -20,6 +20,7 @@ from celery_laravel import (
     StoreUnavailableError,
     signals,
 )
+from celery_laravel.attempt import unique
 from celery_laravel.middleware import Release, Skip
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest
@@ -509,19 +510,23 @@ def test_a_start_and_an_end_make_one_call_each_and_the_freeing_is_posted(
 
 
 def test_unique_via_keeps_the_lock_in_another_store(app: Celery, worker: Worker, locks: Any) -> None:
-    from celery_laravel.stores.factory import store_at
-
     url = "memory://elsewhere"
     task = job(app, lambda self: self.release(5), None, unique_via=url)
     first = task.delay()
-    other = store_at(app, url)
-    assert other is store_at(app, url), "it is opened once"
+    other = unique.store_for(task)
+    assert other is unique.store_for(task), "it is opened once"
     assert [record.owner for record in other.locks.all()] == [first.id]
     assert task.delay().suppressed
     worker.work()
     assert [record.is_lease for record in other.locks.all()] == [False]
     worker.work()
     assert (task.ran, other.locks.all(), locks()) == ([0, 0], [], {})
+
+
+def test_a_store_that_is_none_is_an_error_that_names_task_and_option(app: Celery) -> None:
+    task = job(app, unique_via="mongo://somewhere")
+    with pytest.raises(ConfigurationError, match=r"Task 'job': unique_via = 'mongo://somewhere' is no store"):
+        task.delay()
 
 
 def test_dispatch_sync_neither_takes_nor_frees(app: Celery, locks: Any) -> None:
