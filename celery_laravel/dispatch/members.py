@@ -38,12 +38,15 @@ def publish_members(
     store: Store,
     batch: BatchRecord,
     signatures: Any,
+    *,
     on_progress: Callable[[int], Any] | None = None,
+    on_start: Callable[[], Any] | None = None,
 ) -> int:
     """Add jobs to a batch and send them, slice by slice; return how many signatures were sent.
 
     The batch grows by a slice before the slice's messages go out, so no member
-    can end before it is counted. ``on_progress`` is called after each slice with
+    can end before it is counted. ``on_start`` is called before that, once the
+    first slice has been found in order; ``on_progress`` after each slice, with
     how many signatures have been sent so far.
 
     Raises:
@@ -56,6 +59,8 @@ def publish_members(
     sent = 0
     slices = _slices(app, signatures)
     members = next(slices, None)
+    if on_start is not None:
+        on_start()
     while members is not None:
         sizes = [member.size for member in members]
         first = store.batches.add(batch.id, sum(sizes))

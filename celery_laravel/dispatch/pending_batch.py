@@ -16,7 +16,7 @@ from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.errors import BatchDispatchError
 from celery_laravel.stores.factory import store_of
-from celery_laravel.stores.records import NewBatch
+from celery_laravel.stores.records import BatchChange, Callback, NewBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.canvas import Signature
 
-    from celery_laravel.stores.records import BatchChange
+
+_WITH_EXCEPTION = frozenset({"catch", "failure"})
+_METHODS = {"failure": "allow_failures", "finally": "finally_"}
 
 
 class PendingBatch:
@@ -32,7 +34,8 @@ class PendingBatch:
 
     Every method but `dispatch` returns the pending batch, so that calls chain.
     Callbacks are signatures of tasks; each is called with the `Batch` first
-    (``catch`` with the batch and the exception), then its own arguments.
+    (``catch`` and those of `allow_failures` with the batch and the exception),
+    then its own arguments.
     Registering one twice means two calls, in order. With the setting
     ``laravel_secret_key`` plain functions and lambdas are taken too, as closures.
 
@@ -54,6 +57,18 @@ class PendingBatch:
         self._name = str(name)
         return self
 
+    def before(self, callback: Any) -> PendingBatch:
+        """Call ``callback(batch)`` when the batch is there and has no jobs yet.
+
+        It is sent before the first job, as a job of its own. With several
+        workers the first jobs may start while it runs.
+        """
+        return self._register("before", callback)
+
+    def progress(self, callback: Any) -> PendingBatch:
+        """Call ``callback(batch)`` after each job that succeeds: a job of its own for each."""
+        return self._register("progress", callback)
+
     def then(self, callback: Any) -> PendingBatch:
         """Call ``callback(batch)`` once every job has succeeded."""
         return self._register("then", callback)
@@ -66,9 +81,16 @@ class PendingBatch:
         """Call ``callback(batch)`` once no job is outstanding, whether they succeeded or not."""
         return self._register("finally", callback)
 
-    def allow_failures(self, allow: bool = True) -> PendingBatch:
-        """Let the batch go on after a failed job, instead of cancelling it."""
-        self._allows_failures = bool(allow)
+    def allow_failures(self, allow: Any = True) -> PendingBatch:
+        """Let the batch go on after a failed job, instead of cancelling it.
+
+        Given a callback or a list of them, call ``callback(batch, exc)`` for
+        each job that fails, too. `catch` is for the first one alone.
+        """
+        self._allows_failures = allow is not False
+        if not isinstance(allow, bool):
+            for callback in allow if isinstance(allow, (list, tuple)) else (allow,):
+                self._register("failure", callback)
         return self
 
     def on_queue(self, queue: str) -> PendingBatch:
@@ -112,10 +134,18 @@ class PendingBatch:
         callbacks = {
             kind: [_signed(f"{batch_id}:{kind}:{position}", callback) for position, callback in enumerate(registered)]
             for kind, registered in self._callbacks.items()
+            if kind != "failure" or self._allows_failures
         }
         record = store.batches.create(NewBatch(batch_id, self._name, self._options, callbacks, self._allows_failures))
+        before = [Callback("before", *numbered) for numbered in enumerate(callbacks.get("before", ()))]
+
+        def start() -> None:
+            self._after_change(BatchChange(record, changed=True, due=tuple(before)))
+
         try:
-            publish_members(self._app, store, record, self._jobs, on_progress)
+            publish_members(
+                self._app, store, record, self._jobs, on_progress=on_progress, on_start=start if before else None
+            )
         except BatchDispatchError:
             self._after_change(store.batches.close(record.id))
             raise
@@ -129,12 +159,13 @@ class PendingBatch:
         return batch
 
     def _register(self, kind: str, callback: Any) -> PendingBatch:
-        callback = callback_of(self._app, kind, callback)
+        method = _METHODS.get(kind, kind)
+        callback = callback_of(self._app, method, callback)
         if isinstance(callback, PendingClosure):
             self._callbacks.setdefault(kind, []).append(callback)
             return self
-        _refuse_uncallable(self._app, kind, callback)
-        self._callbacks.setdefault(kind, []).append(_as_data(kind, callback))
+        _refuse_uncallable(self._app, method, callback, kind in _WITH_EXCEPTION)
+        self._callbacks.setdefault(kind, []).append(_as_data(method, callback))
         return self
 
 
@@ -154,17 +185,17 @@ def _signed(task_id: str, callback: Mapping[str, Any] | PendingClosure) -> Mappi
     return callback
 
 
-def _refuse_uncallable(app: Celery, kind: str, callback: Signature) -> None:
+def _refuse_uncallable(app: Celery, method: str, callback: Signature, with_exception: bool) -> None:
     """Refuse a task that does not take what its callback is given; it could never be sent."""
     task = app.tasks.get(callback.task)  # unknown here, it may be known to a worker
     if task is None or callback.subtask_type is not None or not task.typing:
         return
-    given = () if callback.immutable else ("batch", "exc") if kind == "catch" else ("batch",)
+    given = () if callback.immutable else ("batch", "exc") if with_exception else ("batch",)
     try:
         task.__header__(*given, *(callback.args or ()), **(callback.kwargs or {}))
     except TypeError as error:
         msg = (
-            f"{kind}({callback!r}): it is called with {', '.join(given) or 'nothing'} and the signature's own "
+            f"{method}({callback!r}): it is called with {', '.join(given) or 'nothing'} and the signature's own "
             f"arguments, which {callback.task} does not take: {error}"
         )
         raise TypeError(msg) from error

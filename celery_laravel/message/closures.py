@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ TASK = "celery_laravel.closure"
 """The name of the task that runs closures."""
 
 _SALT = b"celery_laravel.closure"
+_ONE_OF_MANY = re.compile(r"(.+:(?:progress|failure):\d+):\d+")
 
 
 def check_function(function: Any) -> None:
@@ -115,7 +117,13 @@ def _signer(keys: Sequence[str]) -> Any:
 
 
 def _bindings(task_id: str) -> list[str]:
-    """What a job's closure may be signed for: its id, or all those that catch failures of one chain, in any round."""
+    """What a job's closure may be signed for: its id, or all the jobs that it was registered for at once.
+
+    These are the jobs that catch failures of one chain, in any round, and those
+    of one ``progress`` or failure callback of a batch, whatever the member.
+    """
+    if found := _ONE_OF_MANY.fullmatch(task_id):
+        return [task_id, found[1]]
     chain_id, separator, _ = task_id.rpartition(":catch:")
     return [task_id, f"{chain_id}:catch"] if separator else [task_id]
 

@@ -71,14 +71,9 @@ class BatchCallbacks:
             try:
                 self._publish(batch, callback)
             except Exception:
-                logger.exception(
-                    "The callback %s:%s:%s could not be published; it stays due",
-                    batch.id,
-                    callback.kind,
-                    callback.position,
-                )
+                logger.exception("The callback %s could not be published; it stays due", _id_of(batch, callback))
             else:
-                sent.append((callback.kind, callback.position))
+                sent.append(callback.mark)
         if sent:
             self._store().batches.mark_sent(batch.id, sent)
 
@@ -95,8 +90,14 @@ class BatchCallbacks:
             self.send(batch, callbacks)
 
     def _publish(self, batch: BatchRecord, callback: Callback) -> None:
-        name = f"{batch.id}:{callback.kind}:{callback.position}"
         arguments: tuple[Any, ...] = (self._make_batch(batch),)
         if callback.kind == "catch":
             arguments += (ExceptionArgument(batch.first_exception or {}),)
-        send_callback(self._app, callback.signature, name, *arguments)
+        elif callback.kind == "failure":
+            arguments += (ExceptionArgument(callback.exception or {}),)
+        send_callback(self._app, callback.signature, _id_of(batch, callback), *arguments)
+
+
+def _id_of(batch: BatchRecord, callback: Callback) -> str:
+    """The id of the job that runs a callback; the same whoever sends it, and however often."""
+    return ":".join([batch.id, *(str(part) for part in callback.mark if part is not None)])

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, MemberEnd, NewBatch
+    from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, Mark, MemberEnd, NewBatch
 
 
 class BatchStore(Protocol):
@@ -16,18 +16,28 @@ class BatchStore(Protocol):
 
     A member is (batch id, index). Every change of a member's state is made
     once, however often it is asked for, and the counts move with it. A batch
-    *finishes* when its dispatch is closed and no member is pending; the one
-    step that brings this about returns the callbacks that are now due:
+    *finishes* when its dispatch is closed and no member is pending. The step
+    that brings something about returns the callbacks that are now due, in this
+    order; the kinds that say so become due once in the batch's life:
 
-    - ``catch`` with the batch's first failure, once in its life;
-    - ``then`` when it finishes and every member succeeded, once in its life;
-    - ``finally`` when it finishes, once in its life.
+    - ``progress`` with each member that succeeds;
+    - ``failure`` with each member that fails, if the batch allows failures;
+    - ``catch`` with the batch's first failure, once;
+    - ``then`` when it finishes and every member succeeded, once;
+    - ``next`` when it finishes, once, and if it has failed for want of allowed
+      failures, not before it finishes with every member succeeded;
+    - ``finally`` when it finishes, once.
+
+    ``before`` is due as soon as the batch is there.
 
     Unless the batch allows failures, its first failure also cancels it.
     """
 
     def create(self, batch: NewBatch) -> BatchRecord:
-        """Create a batch, open and without members. An id that exists changes nothing: what is there is returned."""
+        """Create a batch, open and without members, whose ``before`` callbacks are due.
+
+        An id that exists changes nothing: what is there is returned.
+        """
 
     def add(self, batch_id: str, count: int) -> int:
         """Add ``count`` pending members; return the index of the first. Indices run from 0, without gaps.
@@ -81,8 +91,8 @@ class BatchStore(Protocol):
         Members that still run are no longer counted.
         """
 
-    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
-        """Clear the due marks of callbacks, given as (kind, position), that have been sent."""
+    def mark_sent(self, batch_id: str, callbacks: Sequence[Mark]) -> None:
+        """Clear the due marks of callbacks that have been sent."""
 
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
         """Callbacks that have been due for at least so long and are not marked as sent: whoever was to send them died.

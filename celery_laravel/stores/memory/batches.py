@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel import clock
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, MemberState
+from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, Mark, MemberState
 
 if TYPE_CHECKING:
     import threading
@@ -30,8 +30,9 @@ class _Batch:
     cancelled_at: float | None = None
     finished_at: float | None = None
     first_exception: Any = None
+    times_failed: int = 0
     fired: set[str] = field(default_factory=set)
-    due: dict[tuple[str, int], float] = field(default_factory=dict)
+    due: dict[Mark, tuple[float, Callback]] = field(default_factory=dict)
 
 
 class MemoryBatchStore:
@@ -44,7 +45,10 @@ class MemoryBatchStore:
     def create(self, batch: NewBatch) -> BatchRecord:
         kept = replace(batch, options=_as_kept(batch.options), callbacks=_as_kept(batch.callbacks))
         with self._lock:
-            return _record(self._batches.setdefault(batch.id, _Batch(kept, clock.now())))
+            if batch.id not in self._batches:
+                self._batches[batch.id] = new = _Batch(kept, clock.now())
+                _owe(new, "before")
+            return _record(self._batches[batch.id])
 
     def add(self, batch_id: str, count: int) -> int:
         with self._lock:
@@ -85,6 +89,8 @@ class MemoryBatchStore:
                 batch.skipped += 1
             elif end.state is MemberState.FAILED:
                 due = _fail(batch, end)
+            else:
+                due = _owe(batch, "progress", end.index)
             due += _finish(batch)
             return BatchChange(_record(batch), changed=True, due=due)
 
@@ -133,23 +139,23 @@ class MemoryBatchStore:
         with self._lock:
             return self._batches.pop(batch_id, None) is not None
 
-    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
+    def mark_sent(self, batch_id: str, callbacks: Sequence[Mark]) -> None:
         with self._lock:
             batch = self._batches.get(batch_id)
-            for kind, position in callbacks if batch is not None else ():
-                batch.due.pop((kind, position), None)  # type: ignore[union-attr]  # the loop is empty without a batch
+            for mark in callbacks if batch is not None else ():
+                batch.due.pop(mark, None)  # type: ignore[union-attr]  # the loop is empty without a batch
 
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
         with self._lock:
             latest = clock.now() - older_than.total_seconds()
             waiting = [
-                (since, batch, kind, position)
+                (since, batch, callback)
                 for batch in self._batches.values()
-                for (kind, position), since in batch.due.items()
+                for since, callback in batch.due.values()
                 if since <= latest
             ]
             waiting.sort(key=lambda found: found[0])
-            return [(_record(batch), _callback(batch, kind, position)) for _, batch, kind, position in waiting]
+            return [(_record(batch), callback) for _, batch, callback in waiting]
 
     def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
         with self._lock:
@@ -190,12 +196,15 @@ def _is_in(batch: _Batch, index: int, state: MemberState) -> bool:
 
 def _fail(batch: _Batch, end: MemberEnd) -> tuple[Callback, ...]:
     batch.failed_ids[end.index] = end.job_id
-    if batch.cancelled_at is None and not batch.new.allows_failures:
+    batch.times_failed += 1
+    due: tuple[Callback, ...] = ()
+    if batch.new.allows_failures:
+        due = _owe(batch, "failure", batch.times_failed, end.exception)
+    elif batch.cancelled_at is None:
         batch.cancelled_at = clock.now()
-    if "catch" in batch.fired:
-        return ()
-    batch.first_exception = end.exception
-    return _fire(batch, ["catch"])
+    if batch.times_failed == 1:
+        batch.first_exception = end.exception
+    return due + _fire(batch, ["catch"])
 
 
 def _finish(batch: _Batch) -> tuple[Callback, ...]:
@@ -203,22 +212,28 @@ def _finish(batch: _Batch) -> tuple[Callback, ...]:
         return ()
     batch.finished_at = clock.now()
     every_job_succeeded = not batch.failed_ids and not batch.skipped
-    return _fire(batch, ["then", "finally"] if every_job_succeeded else ["finally"])
+    is_broken = batch.times_failed and not batch.new.allows_failures
+    fired = ["then"] if every_job_succeeded else []
+    if every_job_succeeded or not is_broken:
+        fired.append("next")
+    return _fire(batch, [*fired, "finally"])
 
 
 def _fire(batch: _Batch, kinds: Iterable[str]) -> tuple[Callback, ...]:
     """Make callbacks due that have not been before, and remember that they are."""
-    due = []
+    due: tuple[Callback, ...] = ()
     for kind in kinds:
         if kind not in batch.fired:
             batch.fired.add(kind)
-            due += [_callback(batch, kind, position) for position in range(len(batch.new.callbacks.get(kind, ())))]
-    batch.due.update({(callback.kind, callback.position): clock.now() for callback in due})
-    return tuple(due)
+            due += _owe(batch, kind)
+    return due
 
 
-def _callback(batch: _Batch, kind: str, position: int) -> Callback:
-    return Callback(kind, position, batch.new.callbacks[kind][position])
+def _owe(batch: _Batch, kind: str, occasion: int | None = None, exception: Any = None) -> tuple[Callback, ...]:
+    registered = enumerate(batch.new.callbacks.get(kind, ()))
+    due = tuple(Callback(kind, position, signature, occasion, exception) for position, signature in registered)
+    batch.due.update({callback.mark: (clock.now(), callback) for callback in due})
+    return due
 
 
 def _record(batch: _Batch) -> BatchRecord:

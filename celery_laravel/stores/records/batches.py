@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,21 +24,44 @@ class MemberState(IntEnum):
     """It will never run: the chain it stands in ended before it."""
 
 
+class Mark(NamedTuple):
+    """Which callback of a batch is due: the ``position``-th of its ``kind``.
+
+    ``occasion`` tells apart the calls of a kind that comes more than once: of
+    ``progress`` the index of the member that succeeded, of ``failure`` the
+    number of the batch's failure, from 1.
+    """
+
+    kind: str
+    position: int
+    occasion: int | None = None
+
+
 @dataclass(frozen=True)
 class Callback:
-    """One registered callback of a batch: the ``position``-th of its ``kind``."""
+    """One call of a registered callback: what its `Mark` tells, and the signature.
+
+    ``exception`` is that of a ``failure``, as data.
+    """
 
     kind: str
     position: int
     signature: Mapping[str, JSON]
+    occasion: int | None = None
+    exception: Mapping[str, JSON] | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """What the store remembers it by until it has been sent."""
+        return Mark(self.kind, self.position, self.occasion)
 
 
 @dataclass(frozen=True)
 class NewBatch:
     """A batch as it is created, before its first member is added.
 
-    ``callbacks`` maps a kind (``then``, ``catch``, ``finally``…) to signatures
-    as data, in the order they were registered.
+    ``callbacks`` maps a kind to signatures as data, in the order they were
+    registered. The kinds are those of `BatchStore`.
     """
 
     id: str

@@ -10,7 +10,7 @@ from celery_laravel.stores.records import BatchChange, BatchRecord, Callback
 from celery_laravel.stores.redis.instants import as_datetime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
 REMEMBERED = 512
@@ -48,10 +48,13 @@ class BatchAnswers:
         """Forget a batch that is removed."""
         self._fixed.pop(batch_id, None)
 
-    def change(self, batch_id: str, answer: Any, fixed: Fixed | None) -> BatchChange | None:
+    def change(
+        self, batch_id: str, answer: Any, fixed: Fixed | None, exception: Mapping[str, Any] | None = None
+    ) -> BatchChange | None:
         """The change that an answer tells of, or None for a batch that is not known.
 
-        ``fixed`` is what the server was told to be known.
+        ``fixed`` is what the server was told to be known, ``exception`` that of
+        the member which failed, if one did.
         """
         if answer is None:
             return None
@@ -76,19 +79,7 @@ class BatchAnswers:
             finished_at=_instant(finished),
             first_exception=None if fixed.first_exception is _MISSING else fixed.first_exception,
         )
-        return BatchChange(record, changed == b"1", () if due == b"-" else self._due(record, due.decode()))
-
-    @staticmethod
-    def callback(batch: BatchRecord, kind: str, position: int) -> Callback:
-        """One of a batch's callbacks."""
-        return Callback(kind, position, batch.callbacks[kind][position])
-
-    def _due(self, batch: BatchRecord, kinds: str) -> tuple[Callback, ...]:
-        return tuple(
-            self.callback(batch, kind, position)
-            for kind in kinds.split(",")
-            for position in range(len(batch.callbacks.get(kind, ())))
-        )
+        return BatchChange(record, changed == b"1", () if due == b"-" else tuple(_due(record, due.decode(), exception)))
 
     def _learn(self, batch_id: str, created: bytes, fixed: Fixed | None, part: bytes, exception: bytes) -> Fixed:
         if part or fixed is None:
@@ -104,6 +95,14 @@ class BatchAnswers:
 def known(fixed: Fixed | None) -> tuple[bytes, int]:
     """What to tell the server: the creation of the batch that is remembered, and whether its first exception is."""
     return (b"", 0) if fixed is None else (fixed.created, int(fixed.first_exception is not _MISSING))
+
+
+def _due(batch: BatchRecord, told: str, exception: Mapping[str, Any] | None) -> Iterator[Callback]:
+    for part in told.split(","):
+        kind, _, number = part.partition(":")
+        failure = exception if kind == "failure" else None
+        for position, signature in enumerate(batch.callbacks.get(kind, ())):
+            yield Callback(kind, position, signature, int(number) if number else None, failure)
 
 
 def _instant(microseconds: bytes) -> datetime | None:

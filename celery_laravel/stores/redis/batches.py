@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import MemberState
+from celery_laravel.stores.records import Callback, Mark, MemberState
 from celery_laravel.stores.redis.batch_answers import BatchAnswers, known
 from celery_laravel.stores.redis.instants import MICROSECOND, as_microseconds
 from celery_laravel.stores.redis.scripts import script
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, MemberEnd, NewBatch
+    from celery_laravel.stores.records import BatchChange, BatchRecord, MemberEnd, NewBatch
     from celery_laravel.stores.redis.cluster import ClusterConnections
     from celery_laravel.stores.redis.connections import Connections
     from celery_laravel.stores.redis.keys import Keys
@@ -27,7 +27,7 @@ PAGE = 200
 DUE_AT_ONCE = 1000
 MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
 """Milliseconds for which the answer to a call is kept, should it come again because its answer was lost."""
-_RANK = {"catch": 0, "then": 1, "finally": 2}
+_KINDS = ("before", "progress", "failure", "catch", "then", "next", "finally")
 
 _CREATE, _ADD, _CLOSE, _END = script("create"), script("add"), script("close"), script("end_member")
 _REVIVE, _CANCEL, _FIND, _DELETE = script("revive"), script("cancel"), script("find"), script("delete")
@@ -49,7 +49,7 @@ class RedisBatchStore:
     def create(self, batch: NewBatch) -> BatchRecord:
         fixed = json.dumps({"name": batch.name, "options": dict(batch.options), "callbacks": dict(batch.callbacks)})
         arguments: list[Argument] = [fixed, int(batch.allows_failures)]
-        arguments += [len(batch.callbacks.get(kind, ())) for kind in ("then", "catch", "finally")]
+        arguments += [len(batch.callbacks.get(kind, ())) for kind in _KINDS]
         change = self._ask(_CREATE, batch.id, arguments, self._keys.index_of(batch.id))
         assert change is not None
         return change.batch
@@ -70,7 +70,7 @@ class RedisBatchStore:
         return change
 
     def end_member(self, end: MemberEnd) -> BatchChange | None:
-        return self._ask(_END, end.batch_id, (*end_arguments(end), *ranges(end.skips)))
+        return self._ask(_END, end.batch_id, (*end_arguments(end), *ranges(end.skips)), exception=end.exception)
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         call = self._keys.batch_call(batch_id, os.urandom(8).hex())
@@ -102,10 +102,13 @@ class RedisBatchStore:
         self.answers.forget(batch_id)
         return bool(self._connections.call(_DELETE, keys, (batch_id, "", "")) == 1)
 
-    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
-        marks = [_mark(batch_id, kind, position) for kind, position in callbacks if kind in _RANK]
+    def mark_sent(self, batch_id: str, callbacks: Sequence[Mark]) -> None:
+        marks = [_written(batch_id, mark) for mark in callbacks if mark.kind in _KINDS]
         if marks:
             self._connections.command("ZREM", self._keys.due_of(batch_id), *marks)
+        exceptions = [_kept_under(mark) for mark in callbacks if mark.kind == "failure"]
+        if exceptions:
+            self._connections.command("HDEL", self._keys.batch(batch_id)[0], *exceptions)
 
     def due(self, *, older_than: timedelta) -> list[tuple[BatchRecord, Callback]]:
         calls = [((due,), (older_than // MICROSECOND, DUE_AT_ONCE)) for due in self._keys.dues]
@@ -114,14 +117,16 @@ class RedisBatchStore:
             marks += [(float(since), mark) for mark, since in zip(answer[::2], answer[1::2], strict=True)]
         marks.sort()
         waiting = [_read_mark(mark) for _, mark in marks]
-        batches = self._find_many(batch_id for batch_id, _, _ in waiting)
+        batches = self._find_many(batch_id for batch_id, _ in waiting)
         due = []
-        for batch_id, kind, position in waiting:
+        for batch_id, mark in waiting:
             batch = batches[batch_id]
-            if batch is None:  # its keys were evicted, or it was deleted a moment ago
-                self.mark_sent(batch_id, [(kind, position)])
-            else:
-                due.append((batch, self.answers.callback(batch, kind, position)))
+            registered = () if batch is None else batch.callbacks.get(mark.kind, ())
+            if batch is None or mark.position >= len(registered):  # evicted, deleted, or deleted and made anew
+                self.mark_sent(batch_id, [mark])
+                continue
+            exception = self._exception(batch_id, mark) if mark.kind == "failure" else None
+            due.append((batch, Callback(mark.kind, mark.position, registered[mark.position], mark.occasion, exception)))
         return due
 
     def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
@@ -149,13 +154,20 @@ class RedisBatchStore:
 
     def settle(self, end: MemberEnd, attempt_key: str, attempt: Sequence[Argument]) -> BatchChange | None:
         """Bring a member to its end and end its job's turn, on a server that has both."""
-        return self._ask(_SETTLE, end.batch_id, (*end_arguments(end), *attempt, *ranges(end.skips)), attempt_key)
+        arguments = (*end_arguments(end), *attempt, *ranges(end.skips))
+        return self._ask(_SETTLE, end.batch_id, arguments, attempt_key, exception=end.exception)
 
-    def _ask(self, script: Script, batch_id: str, arguments: Sequence[Argument] = (), *keys: str) -> BatchChange | None:
+    def _ask(
+        self, script: Script, batch_id: str, arguments: Sequence[Argument] = (), *keys: str, exception: Any = None
+    ) -> BatchChange | None:
         fixed = self.answers.fixed(batch_id)
         arguments = (batch_id, *known(fixed), *arguments)
         answer = self._connections.call(script, (*self._keys.batch(batch_id), *keys), arguments)
-        return self.answers.change(batch_id, answer, fixed)
+        return self.answers.change(batch_id, answer, fixed, exception)
+
+    def _exception(self, batch_id: str, mark: Mark) -> Any:
+        kept = self._connections.command("HGET", self._keys.batch(batch_id)[0], _kept_under(mark))
+        return None if kept is None else json.loads(kept)
 
     def _find_many(self, batch_ids: Iterable[str]) -> dict[str, BatchRecord | None]:
         """The batches of these ids, in their order; None where one has gone meanwhile."""
@@ -192,13 +204,19 @@ def ranges(indices: Sequence[int]) -> list[int]:
     return found
 
 
-def _mark(batch_id: str, kind: str, position: int) -> str:
-    return f"{_RANK[kind]}:{kind}:{position:06d}:{batch_id}"
+def _written(batch_id: str, mark: Mark) -> str:
+    occasion = "-" if mark.occasion is None else mark.occasion
+    return f"{_KINDS.index(mark.kind)}:{mark.kind}:{mark.position:06d}:{occasion}:{batch_id}"
 
 
-def _read_mark(mark: bytes) -> tuple[str, str, int]:
-    _, kind, position, batch_id = mark.decode().split(":", 3)
-    return batch_id, kind, int(position)
+def _kept_under(mark: Mark) -> str:
+    """The field of a batch in which the exception of a failure is kept until its callback has been sent."""
+    return f"failure:{mark.position}:{mark.occasion}"
+
+
+def _read_mark(mark: bytes) -> tuple[str, Mark]:
+    _, kind, position, occasion, batch_id = mark.decode().split(":", 4)
+    return batch_id, Mark(kind, int(position), None if occasion == "-" else int(occasion))
 
 
 def _batch_id(place: bytes) -> str:

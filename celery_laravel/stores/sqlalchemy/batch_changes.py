@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Changes = dict[ColumnElement[Any], ColumnElement[Any]]
 
 KINDS = ("catch", "then", "finally")
-"""The kinds of callbacks that a change of counts makes due, in the order in which they are sent."""
+"""The kinds of callbacks that a batch's own row tells of, in the order in which they are sent."""
+ORDER = ("before", "progress", "failure", "catch", "then", "next", "finally")
+"""All kinds in that order."""
 
 
 _NONE, _ONE = literal_column("0", BigInteger), literal_column("1", BigInteger)
@@ -96,7 +98,7 @@ def _finishing(
 
 def told(batches: FromClause) -> list[ColumnElement[Any]]:
     """The columns from which `record_of` and `fired_by` tell what they do."""
-    own = ("then_count", "catch_count", "finally_count", "then_due", "catch_due", "finally_due", "due", "sent")
+    own = ("then_count", "catch_count", "finally_count", "then_due", "catch_due", "finally_due", "due", "sent", "owes")
     return [column for column in batches.c if column.name not in own]
 
 

@@ -12,12 +12,14 @@ from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
 from celery_laravel.stores.records import BatchChange, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import (
     KINDS,
+    ORDER,
     callbacks_of,
     fired_by,
     record_of,
     told,
     waiting_in,
 )
+from celery_laravel.stores.sqlalchemy.batch_owed import OwedCallbacks, called, owes
 from celery_laravel.stores.sqlalchemy.batch_rows import SLICE, BatchRows, sliced
 from celery_laravel.stores.sqlalchemy.columns import giving, lasting, microseconds
 
@@ -27,13 +29,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from celery_laravel.stores.records import BatchRecord, Callback, MemberEnd, NewBatch
+    from celery_laravel.stores.records import BatchRecord, Callback, Mark, MemberEnd, NewBatch
     from celery_laravel.stores.sqlalchemy.engine import Database
     from celery_laravel.stores.sqlalchemy.settling import SettlingInOne
 
 
 class SQLBatchStore:
-    """A `BatchStore` in three tables: batches, the members that have ended, and the ids of those that failed.
+    """A `BatchStore` in four tables: batches, members that have ended, the ids of those that failed, callbacks owed.
 
     A batch's row is its lock. Whoever ends a member locks the row, puts down the
     member, moves the counts and commits; the next one sees all of that.
@@ -43,6 +45,7 @@ class SQLBatchStore:
         self._database = database
         self._settle_in_one = settle_in_one
         self._rows = BatchRows(database)
+        self._owed = OwedCallbacks(database)
         self._batches = database.tables.batches
         self._members = database.tables.members
         self._failures = database.tables.failures
@@ -63,12 +66,16 @@ class SQLBatchStore:
             **dict.fromkeys(("times_failed", "times_succeeded", "times_finished"), 0),
             **counts,
         }
+        if owes(callbacks):
+            values["owes"] = True
         statement = self._database.dialect.insert_new(self._batches).values(values)
 
         def work(connection: Connection) -> BatchRecord:
-            connection.execute(statement)
+            is_new = self._database.dialect.counted(statement)(connection, {})
             row = self._rows.lock(connection, batch.id)
             assert row is not None, "nobody deletes what this transaction has inserted or locked"
+            if is_new and callbacks.get("before"):
+                self._owed.created(connection, row)
             return self._rows.record(connection, row)
 
         return self._database.transaction(work)
@@ -87,7 +94,8 @@ class SQLBatchStore:
         def work(connection: Connection) -> BatchChange:
             row = self._rows.close(connection, giving(id=batch_id))
             if row is not None:
-                return BatchChange(self._rows.record(connection, row), changed=True, due=fired_by(row, failed=False))
+                due = _in_order(self._owed.finished(connection, row) + fired_by(row, failed=False))
+                return BatchChange(self._rows.record(connection, row), changed=True, due=due)
             unchanged = self._rows.unchanged(connection, batch_id)
             if unchanged is None:
                 raise BatchNotFoundError(batch_id)
@@ -118,9 +126,11 @@ class SQLBatchStore:
             self._rows.note(connection, giving(id=end.batch_id, position=end.index, job_id=end.job_id))
         row = (self._rows.fail if failed else self._rows.end)(connection, counts)
         assert row is not None, "the row has been locked since the member was marked"
-        if row.failed:
+        if row.failed or owes(row.callbacks):
             self._settle_in_one.avoid(end.batch_id)
-        return BatchChange(self._rows.record(connection, row), changed=True, due=fired_by(row, failed=failed))
+        due = self._owed.ended(connection, row, end) + self._owed.finished(connection, row)
+        due = _in_order(due + fired_by(row, failed=failed))
+        return BatchChange(self._rows.record(connection, row), changed=True, due=due)
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         def work(connection: Connection) -> BatchChange | None:
@@ -189,12 +199,19 @@ class SQLBatchStore:
     def delete(self, batch_id: str) -> bool:
         return self._database.transaction(lambda connection: self._remove(connection, self._batches.c.id == batch_id))
 
-    def mark_sent(self, batch_id: str, callbacks: Sequence[tuple[str, int]]) -> None:
+    def mark_sent(self, batch_id: str, callbacks: Sequence[Mark]) -> None:
+        own = [mark for mark in callbacks if mark.kind in KINDS]
+        owed = [mark for mark in callbacks if mark.kind not in KINDS]
+
         def work(connection: Connection) -> None:
+            if owed:
+                self._owed.sent(connection, batch_id, owed)
+            if not own:
+                return
             whole = select(self._batches).where(self._batches.c.id == batch_id).with_for_update()
             row = connection.execute(whole).first()
             if row is not None:
-                changes = _without(row, callbacks)
+                changes = _without(row, own)
                 connection.execute(update(self._batches).where(self._batches.c.number == row.number).values(changes))
 
         self._database.transaction(work)
@@ -207,7 +224,10 @@ class SQLBatchStore:
 
         def work(connection: Connection) -> list[tuple[BatchRecord, Callback]]:
             rows = connection.execute(found).all()
-            waiting = [
+            owed = self._owed.waiting(connection, latest)
+            records = self._rows.records(connection, owed)
+            waiting = [(row.since, record, called(row)) for row, record in zip(owed, records, strict=True)]
+            waiting += [
                 (since, record, callback)
                 for row, record in zip(rows, self._rows.records(connection, rows), strict=True)
                 for since, callback in waiting_in(row, row.latest)
@@ -252,12 +272,18 @@ class SQLBatchStore:
         connection.execute(delete(self._batches).where(self._batches.c.number == number))
         for table in (self._members, self._failures):
             connection.execute(delete(table).where(table.c.batch == number))
+        self._owed.remove(connection, number)
         return True
 
 
-def _without(row: Row[Any], callbacks: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _in_order(callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
+    """Callbacks of one step in the order in which they are to be sent."""
+    return tuple(sorted(callbacks, key=lambda callback: ORDER.index(callback.kind)))
+
+
+def _without(row: Row[Any], callbacks: Sequence[Mark]) -> dict[str, Any]:
     """The changes to a batch's row once callbacks have been sent."""
-    sent = {(kind, position) for kind, position in row.sent} | set(callbacks)
+    sent = {(kind, position) for kind, position in row.sent} | {(mark.kind, mark.position) for mark in callbacks}
     changes: dict[str, Any] = {"sent": [], "due": None}
     for kind in KINDS:
         since = getattr(row, f"{kind}_due")

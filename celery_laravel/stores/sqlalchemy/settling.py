@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, literal_column, select, update
+from sqlalchemy import and_, false, literal_column, select, update
 
 from celery_laravel.stores.records import BatchChange, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import ending, fired_by, record_of, told
@@ -38,7 +38,7 @@ class SettlingInOne:
         self._avoided: set[str] = set()
 
     def avoid(self, batch_id: str) -> None:
-        """Do not try this way for a batch any more: it has failures."""
+        """Do not try this way for a batch any more: it has failures, or owes other callbacks."""
         if len(self._avoided) >= _MOST_AVOIDED:
             self._avoided.clear()
         self._avoided.add(batch_id)
@@ -48,7 +48,8 @@ class SettlingInOne:
     ) -> BatchChange | None:
         """The change; None, and nothing changed, where this is not the way to settle it.
 
-        It is for successes in batches without failures: the ids of failed
+        It is for successes in batches that owe nothing else (see `OwedCallbacks`)
+        and are without failures: the ids of failed
         members that a change tells could be of another instant than its counts,
         because a statement that had to wait for a lock sees only the row it
         waited for as it is now.
@@ -98,7 +99,7 @@ class SettlingInOne:
         )
         locked = (
             select(batches.c.number)
-            .where(is_member, batches.c.failed == literal_column("0"))
+            .where(is_member, batches.c.failed == literal_column("0"), batches.c.owes == false())
             .with_for_update()
             .cte("locked")
         )

@@ -9,7 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    UniqueConstraint,
+    false,
+)
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Key, Microseconds, Number
@@ -26,6 +37,7 @@ class Tables:
     batches: Table
     members: Table
     failures: Table
+    owed: Table
     failed_jobs: Table
     locks: Table
     limits: Table
@@ -65,6 +77,7 @@ def tables_for(prefix: str) -> Tables:
         _batches(metadata, prefix),
         _members(metadata, prefix),
         _failures(metadata, prefix),
+        _owed(metadata, prefix),
         _failed_jobs(metadata, prefix),
         _locks(metadata, prefix),
         _limits(metadata, prefix),
@@ -138,6 +151,8 @@ def _batches(metadata: MetaData, prefix: str) -> Table:
         Column("due", Microseconds()),
         # Those of the due callbacks that have been sent: [[kind, position], …].
         Column("sent", Json(), nullable=False),
+        # Whether it has callbacks of other kinds than these three, which have rows of their own while they are due.
+        Column("owes", Boolean(), nullable=False, server_default=false()),
         UniqueConstraint("id", name=f"{prefix}_batches_id"),
         Index(f"{prefix}_batches_by_age", "created_at", "id"),
         Index(f"{prefix}_batches_by_end", "finished_at"),
@@ -166,6 +181,22 @@ def _failures(metadata: MetaData, prefix: str) -> Table:
         Column("batch", Number, primary_key=True, autoincrement=False),
         Column("position", Number, primary_key=True, autoincrement=False),
         Column("job_id", Identifier(), nullable=False),
+        has_number=False,
+    )
+
+
+def _owed(metadata: MetaData, prefix: str) -> Table:
+    """Due callbacks of kinds that may be due more than once at a time, or for other reasons than counts."""
+    return _table(
+        metadata,
+        f"{prefix}_batch_owed",
+        Column("batch", Number, primary_key=True, autoincrement=False),
+        Column("kind", Identifier(), primary_key=True),
+        Column("position", Integer(), primary_key=True, autoincrement=False),
+        Column("occasion", Number, primary_key=True, autoincrement=False),  # -1 for none
+        Column("due", Microseconds(), nullable=False),
+        Column("exception", Json()),
+        Index(f"{prefix}_batch_owed_by_due", "due"),
         has_number=False,
     )
 

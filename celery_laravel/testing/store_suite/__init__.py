@@ -26,6 +26,7 @@ from celery_laravel.testing.store_suite.attempt_locks import AttemptLockSuite
 from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptLeaseSuite, AttemptStartSuite
 from celery_laravel.testing.store_suite.batch_callbacks import BatchCallbackSuite
 from celery_laravel.testing.store_suite.batch_members import BatchMemberSuite
+from celery_laravel.testing.store_suite.batch_occasions import BatchOccasionSuite
 from celery_laravel.testing.store_suite.batches import BatchSuite
 from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
 from celery_laravel.testing.store_suite.contention import ContentionSuite
@@ -51,6 +52,7 @@ class StoreSuite(
     BatchSuite,
     BatchMemberSuite,
     BatchCallbackSuite,
+    BatchOccasionSuite,
     FailedJobSuite,
     LockSuite,
     LockReleaseSuite,
@@ -78,6 +80,7 @@ __all__ = [
     "AttemptStartSuite",
     "BatchCallbackSuite",
     "BatchMemberSuite",
+    "BatchOccasionSuite",
     "BatchSuite",
     "ConcurrencySuite",
     "ContentionSuite",

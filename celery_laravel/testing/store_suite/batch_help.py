@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.stores.records import BatchChange, BatchRecord, MemberEnd, MemberState, NewBatch
+from celery_laravel.stores.records import BatchChange, BatchRecord, Mark, MemberEnd, MemberState, NewBatch
 
 if TYPE_CHECKING:
     from celery_laravel.stores.contracts import Store
@@ -13,17 +14,24 @@ CALLBACKS: dict[str, list[dict[str, Any]]] = {
     "then": [{"task": "then-0", "args": [1]}, {"task": "then-1"}],
     "catch": [{"task": "catch-0"}],
     "finally": [{"task": "finally-0"}],
-    "progress": [{"task": "progress-0"}],
 }
-THEN = [("then", 0), ("then", 1)]
-CATCH = [("catch", 0)]
-FINALLY = [("finally", 0)]
+EVERY_KIND: dict[str, list[dict[str, Any]]] = {
+    "before": [{"task": "before-0"}],
+    "progress": [{"task": "progress-0"}, {"task": "progress-1"}],
+    "failure": [{"task": "failure-0"}],
+    "next": [{"task": "next-0", "options": {"chain": []}}],
+    **CALLBACKS,
+}
+THEN = [Mark("then", 0), Mark("then", 1)]
+CATCH = [Mark("catch", 0)]
+NEXT = [Mark("next", 0)]
+FINALLY = [Mark("finally", 0)]
 
 
 def make(
     store: Store, members: int = 0, *, batch_id: str = "batch", is_open: bool = False, **given: Any
 ) -> BatchRecord:
-    """Create a batch with every kind of callback, add members, and close it unless it is to stay open."""
+    """Create a batch with callbacks at its end, add members, and close it unless it is to stay open."""
     batch = NewBatch(batch_id, **({"callbacks": CALLBACKS} | given))
     record = store.batches.create(batch)
     if members:
@@ -76,9 +84,15 @@ def counts(record: BatchRecord) -> tuple[int, int, int, int]:
     return succeeded, record.failed_jobs, record.skipped_jobs, record.pending_jobs
 
 
-def due(change: BatchChange) -> list[tuple[str, int]]:
+def due(change: BatchChange) -> list[Mark]:
     """The callbacks that a step made due, in their order."""
-    return [(callback.kind, callback.position) for callback in change.due]
+    return [callback.mark for callback in change.due]
+
+
+def waiting(store: Store, batch_id: str = "batch") -> list[Mark]:
+    """The callbacks of a batch that are due, sorted."""
+    marks = [callback.mark for record, callback in store.batches.due(older_than=timedelta()) if record.id == batch_id]
+    return sorted(marks, key=repr)
 
 
 def check_counts(record: BatchRecord) -> None:

@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from celery_laravel.errors import BatchFinishedError
-from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
-from celery_laravel.testing.store_suite.batch_help import CALLBACKS
+from celery_laravel.stores.records import Mark, MemberEnd, MemberState, NewBatch
+from celery_laravel.testing.store_suite.batch_help import EVERY_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 INDICES = st.integers(-1, 8)
 SKIPS = st.lists(INDICES, max_size=4).map(tuple)
-KINDS = ("catch", "then", "finally")
 
 
 @dataclass
@@ -47,7 +46,11 @@ class Model:
     has_finished: bool = False
     exception: object = None
     fired: list[str] = field(default_factory=list)
-    unsent: set[tuple[str, int]] = field(default_factory=set)
+    unsent: set[Mark] = field(default_factory=set)
+    times_failed: int = 0
+
+    def __post_init__(self) -> None:
+        self.owe("before")
 
     def is_at(self, index: int, state: str) -> bool:
         return index in range(len(self.members)) and self.members[index] == state
@@ -57,31 +60,40 @@ class Model:
             if self.is_at(index, before):
                 self.members[index] = after
 
-    def fire(self, *kinds: str) -> list[tuple[str, int]]:
-        fresh = [kind for kind in kinds if kind not in self.fired]
-        self.fired += fresh
-        due = [(kind, position) for kind in fresh for position in range(len(CALLBACKS[kind]))]
+    def owe(self, kind: str, occasion: int | None = None) -> list[Mark]:
+        due = [Mark(kind, position, occasion) for position in range(len(EVERY_KIND[kind]))]
         self.unsent |= set(due)
         return due
 
-    def settle_down(self) -> list[tuple[str, int]]:
+    def fire(self, *kinds: str) -> list[Mark]:
+        fresh = [kind for kind in kinds if kind not in self.fired]
+        self.fired += fresh
+        return [mark for kind in fresh for mark in self.owe(kind)]
+
+    def settle_down(self) -> list[Mark]:
         self.has_finished = not self.is_open and "pending" not in self.members
         if not self.has_finished:
             return []
-        return self.fire("then", "finally") if set(self.members) <= {"succeeded"} else self.fire("finally")
+        if set(self.members) <= {"succeeded"}:
+            return self.fire("then", "next", "finally")
+        return self.fire("finally") if self.times_failed and not self.allows_failures else self.fire("next", "finally")
 
-    def end(self, end: MemberEnd) -> list[tuple[str, int]] | None:
+    def end(self, end: MemberEnd) -> list[Mark] | None:
         if not self.is_at(end.index, "pending"):
             return None
         self.members[end.index] = end.state.name.lower()
         self.move(end.skips, "pending", "skipped")
         due = []
+        if end.state is MemberState.SUCCEEDED:
+            due = self.owe("progress", end.index)
         if end.state is MemberState.FAILED:
             self.job_ids[end.index] = end.job_id
+            self.times_failed += 1
             self.is_cancelled = self.is_cancelled or not self.allows_failures
-            if "catch" not in self.fired:
+            due = self.owe("failure", self.times_failed) if self.allows_failures else []
+            if self.times_failed == 1:
                 self.exception = end.exception
-                due = self.fire("catch")
+            due += self.fire("catch")
         return due + self.settle_down()
 
     def revive(self, index: int, job_id: str, skips: Sequence[int]) -> bool:
@@ -129,7 +141,7 @@ class BatchMachine(RuleBasedStateMachine):
     @initialize(allows_failures=st.booleans(), members=st.integers(0, 6))
     def create(self, allows_failures: bool, members: int) -> None:
         self.model = Model(allows_failures)
-        self.new = NewBatch(self.batch_id, "name", {"queue": "q"}, CALLBACKS, allows_failures)
+        self.new = NewBatch(self.batch_id, "name", {"queue": "q"}, EVERY_KIND, allows_failures)
         self.store.batches.create(self.new)
         self.add(members)
 
@@ -188,7 +200,7 @@ class BatchMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.unsent)
     @rule(data=st.data())
     def mark_sent(self, data: st.DataObject) -> None:
-        every = [(kind, position) for kind in KINDS for position in range(len(CALLBACKS[kind]))]
+        every = sorted(self.model.unsent | {Mark("then", 0), Mark("progress", 1, 2), Mark("failure", 0, 9)}, key=repr)
         sent = data.draw(st.lists(st.sampled_from(every), unique=True, max_size=3))
         self.store.batches.mark_sent(self.batch_id, sent)
         self.model.unsent -= set(sent)
@@ -205,7 +217,7 @@ class BatchMachine(RuleBasedStateMachine):
         record = self.store.batches.find(self.batch_id)
         assert record is not None
         self.model.agrees_with(record)
-        assert (record.name, record.options, record.callbacks) == ("name", {"queue": "q"}, CALLBACKS)
+        assert (record.name, record.options, record.callbacks) == ("name", {"queue": "q"}, EVERY_KIND)
 
     @invariant()
     def what_is_due_is_right(self) -> None:
@@ -221,7 +233,7 @@ class BatchMachine(RuleBasedStateMachine):
     def failed(self) -> list[int]:
         return [index for index, state in enumerate(self.model.members) if state == "failed"]
 
-    def check(self, change: BatchChange | None, due: list[tuple[str, int]] | None) -> None:
+    def check(self, change: BatchChange | None, due: list[Mark] | None) -> None:
         """Compare a change with what the model made due; None stands for no change."""
         assert change is not None
         assert change.changed is (due is not None)
@@ -252,6 +264,7 @@ def machine_settings(examples: int, steps: int) -> settings:
     )
 
 
-def _mark(callback: Callback) -> tuple[str, int]:
-    assert callback.signature == CALLBACKS[callback.kind][callback.position]
-    return callback.kind, callback.position
+def _mark(callback: Callback) -> Mark:
+    assert callback.signature == EVERY_KIND[callback.kind][callback.position]
+    assert (callback.exception is not None) == (callback.kind == "failure")
+    return callback.mark

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import MemberState, NewBatch
+from celery_laravel.stores.records import Mark, MemberState, NewBatch
 from celery_laravel.testing.store_suite.batch_help import CALLBACKS, counts, ending, fail, found, make, skip, succeed
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class BatchSuite:
         assert batches.end_member(ending(0, MemberState.SUCCEEDED, batch_id="nobody")) is None
         assert batches.revive("nobody", 0, job_id="job-0") is None
         assert not batches.delete("nobody")
-        batches.mark_sent("nobody", [("then", 0)])
+        batches.mark_sent("nobody", [Mark("then", 0), Mark("progress", 0, 1), Mark("failure", 0, 1)])
         assert batches.find("nobody") is None
 
     def test_a_deleted_batch_leaves_nothing_behind(self, store: Store) -> None:

@@ -61,7 +61,7 @@ class ConcurrencySuite:
     def test_one_of_many_failures_at_once_is_the_first(self, store: Store) -> None:
         make(store, THREADS)
         changes = at_once(lambda index: _fail(store, index))
-        kinds = [kind for change in changes for kind, _ in due(change)]
+        kinds = [kind for change in changes for kind, *_ in due(change)]
         assert sorted(kinds) == ["catch", "finally"]
         first = next(change for change in changes if CATCH[0] in due(change))
         assert found(store).first_exception == first.batch.first_exception

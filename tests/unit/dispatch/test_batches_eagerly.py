@@ -130,3 +130,38 @@ def test_waiting_gives_up_in_time_though_the_batch_goes_on_changing(
     monkeypatch.setattr(Batch, "_look", lambda self: next(looks))
     with pytest.raises(TimeoutError, match="has not finished in time"):
         batch.wait(timeout=0.2)
+
+
+def test_before_comes_first_and_progress_after_each_success(app: Celery) -> None:
+    note, bad, ok = app.tasks["note"], app.tasks["bad"].si(), app.tasks["ok"].si()
+    pending = Bus(app).batch([ok, bad, ok]).before(note.s("before")).progress(note.s("progress")).then(note.s("then"))
+    batch = pending.allow_failures([note.s("failed"), note.s("failed too")]).finally_(note.s("finally")).dispatch()
+    assert [(kind, processed) for kind, processed, *_ in app.seen] == [
+        ("before", 0),
+        ("progress", 1),
+        ("failed", 2),
+        ("failed too", 2),
+        ("progress", 3),
+        ("finally", 3),
+    ]
+    assert app.seen[2][-1] == "OSError('bad')"
+    assert (batch.failed_jobs, batch.allows_failures) == (1, True)
+
+
+def test_a_batch_that_cannot_be_begun_has_not_called_before(app: Celery) -> None:
+    with pytest.raises(TypeError, match="no signature"):
+        Bus(app).batch([1]).before(app.tasks["note"].s("before")).dispatch()
+    assert app.seen == []
+
+
+def test_callbacks_of_failures_go_when_failures_are_no_longer_allowed(app: Celery) -> None:
+    pending = Bus(app).batch([app.tasks["bad"].si()]).allow_failures(app.tasks["note"].s("failed"))
+    assert pending.allow_failures(False).dispatch().fresh().cancelled
+    assert app.seen == []
+
+
+def test_nothing_but_a_callback_allows_failures_with_one(app: Celery) -> None:
+    with pytest.raises(TypeError, match=r"allow_failures\(3\)"):
+        Bus(app).batch([]).allow_failures(3)
+    with pytest.raises(TypeError, match=r"allow_failures.*does not take"):
+        Bus(app).batch([]).allow_failures(app.tasks["bad"].s())

@@ -12,6 +12,7 @@ from celery_laravel import Bus, ConfigurationError, install
 from celery_laravel.errors import InvalidSignatureError
 from celery_laravel.message import closures
 from celery_laravel.message.closures import TASK, pack, unpack
+from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,33 @@ def test_a_closure_is_a_step_of_celerys_chain_and_takes_no_result(app: Celery) -
         return 1
 
     assert chain(one.si(), Bus(app).closure(lambda: 5).signature(), app=app).delay().get() == 5
+
+
+def test_a_closure_of_a_batch_is_called_for_each_member_and_for_no_other_callback(app: Celery) -> None:
+    seen: list[Any] = []
+    Unshared.caught = seen
+
+    @app.task(shared=False, name="either")
+    def either(fails: bool) -> None:
+        if fails:
+            raise KeyError("gone")
+
+    batch = (
+        Bus(app)
+        .batch([either.si(n % 2) for n in range(3)])
+        .progress(lambda batch: Unshared.caught.append(batch.processed_jobs))
+        .allow_failures(lambda batch, error: Unshared.caught.append(repr(error)))
+        .dispatch()
+    )
+
+    assert seen == [1, "KeyError('gone')", 3]
+    record = store_of(app).batches.find(batch.id)
+    assert record is not None
+    payload, keys = record.callbacks["progress"][0]["kwargs"]["closure"], [KEY]
+    for foreign in (f"{batch.id}:progress:1:0", f"{batch.id}:then:0", f"other:progress:0:{batch.id}"):
+        with pytest.raises(InvalidSignatureError):
+            unpack(payload, keys=keys, task_id=foreign)
+    assert unpack(payload, keys=keys, task_id=f"{batch.id}:progress:0:99")
 
 
 def test_a_batchs_catch_closure_receives_batch_and_exception(app: Celery) -> None:

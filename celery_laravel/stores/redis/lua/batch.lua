@@ -8,19 +8,20 @@
 -- and returns nil when the batch is not known, otherwise what answer() says.
 
 local PENDING, SUCCEEDED, FAILED, SKIPPED = 0, 1, 2, 3
-local RANK = {catch = 0, ["then"] = 1, finally = 2} -- in this order they are sent
+local RANK = {before = 0, progress = 1, failure = 2, catch = 3, ["then"] = 4, next = 5, finally = 6} -- their order
 local NAMED_IN_CHANGE = 100
 local SLICE = 1000 -- members to a command: Lua bounds how many arguments a call takes
 
 local function read_batch()
     local value = redis.call(
         "HMGET", KEYS[1], "created", "total", "pending", "failed", "skipped", "open", "allows", "cancelled", "finished",
-        "fired", "then", "catch", "finally")
+        "fired", "then", "catch", "next", "finally", "progress", "failure")
     if not value[1] then return nil end
     return {
         created = value[1], total = tonumber(value[2]), pending = tonumber(value[3]), failed = tonumber(value[4]),
         skipped = tonumber(value[5]), open = value[6], allows = value[7], cancelled = value[8], finished = value[9],
-        fired = value[10], ["then"] = tonumber(value[11]), catch = tonumber(value[12]), finally = tonumber(value[13]),
+        fired = value[10], ["then"] = tonumber(value[11]), catch = tonumber(value[12]), next = tonumber(value[13]),
+        finally = tonumber(value[14]), progress = tonumber(value[15]), failure = tonumber(value[16]),
     }
 end
 
@@ -32,7 +33,7 @@ local function write_batch(batch)
 end
 
 -- The batch as text, CHANGED TOTAL PENDING FAILED SKIPPED OPEN ALLOWS CREATED CANCELLED FINISHED DUE, where - stands
--- for none. If the caller lacks more, a list: that text, the fixed part, the first exception, the failed ids, each as
+-- for none, and what is due is KIND,KIND:OCCASION… If the caller lacks more, a list: that text, the fixed part, the first exception, the failed ids, each as
 -- JSON or empty. Without `everything`, ids are given only while they are few.
 local function answer(batch, changed, due, everything)
     local head = table.concat({
@@ -52,19 +53,32 @@ local function answer(batch, changed, due, everything)
     }
 end
 
+-- The due mark of a callback; the occasion is a number for kinds that come more than once, else nothing.
+local function mark(kind, position, occasion)
+    return string.format("%d:%s:%06d:%s:%s", RANK[kind], kind, position, occasion or "-", ARGV[1])
+end
+
+local function owe(batch, due, now, kind, occasion)
+    if batch[kind] == 0 then return end
+    table.insert(due, occasion and kind .. ":" .. occasion or kind)
+    for position = 0, batch[kind] - 1 do
+        redis.call("ZADD", KEYS[4], now, mark(kind, position, occasion))
+    end
+end
+
 local function fire(batch, due, now, kind)
     if string.find(batch.fired, kind, 1, true) then return end
     batch.fired = batch.fired .. " " .. kind
-    table.insert(due, kind)
-    for position = 0, batch[kind] - 1 do
-        redis.call("ZADD", KEYS[4], now, string.format("%d:%s:%06d:%s", RANK[kind], kind, position, ARGV[1]))
-    end
+    owe(batch, due, now, kind)
 end
 
 local function finish(batch, due, now)
     if batch.open == "1" or batch.pending > 0 then return end
     batch.finished = now
-    if batch.failed == 0 and batch.skipped == 0 then fire(batch, due, now, "then") end
+    local all_succeeded = batch.failed == 0 and batch.skipped == 0
+    local is_broken = batch.allows == "0" and string.find(batch.fired, "catch", 1, true)
+    if all_succeeded then fire(batch, due, now, "then") end
+    if all_succeeded or not is_broken then fire(batch, due, now, "next") end
     fire(batch, due, now, "finally")
 end
 

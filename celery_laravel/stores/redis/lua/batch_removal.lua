@@ -1,9 +1,10 @@
 -- requires batch.lua
--- Remove a batch, its due marks, and its place in the index KEYS[5].
+-- Remove a batch, the due marks of what comes at its end, and its place in the index KEYS[5]. Other marks may be as many
+-- as members: whoever looks what is due finds no batch to them, and removes them.
 local function remove(batch)
-    for kind, rank in pairs(RANK) do
+    for _, kind in ipairs({"catch", "then", "next", "finally"}) do
         for position = 0, batch[kind] - 1 do
-            redis.call("ZREM", KEYS[4], string.format("%d:%s:%06d:%s", rank, kind, position, ARGV[1]))
+            redis.call("ZREM", KEYS[4], mark(kind, position))
         end
     end
     redis.call("ZREM", KEYS[5], batch.created .. ":" .. ARGV[1])
