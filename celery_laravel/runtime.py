@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.connections import forget_connections
 from celery_laravel.settings import Settings, forget_settings, settings_of
 from celery_laravel.stores.factory import failed_jobs_of, forget_stores, store_of
 from celery_laravel.worker.batch import BatchCallbacks
@@ -101,6 +102,7 @@ class Runtime:
         forget_defaults(self.app)
         for name in ("executor", "callbacks", "settlement", "chains", "debts", "runs"):
             self.__dict__.pop(name, None)
+        forget_connections(self.app)
         forget_stores(self.app)
         forget_settings(self.app)
 

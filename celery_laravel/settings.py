@@ -47,7 +47,6 @@ KEYS = tuple(f"laravel_{f.name}" for f in fields(Settings))
 
 _NOT_YET: dict[str, tuple[Any, str]] = {
     "laravel_after_commit": (False, "dispatch after commit"),
-    "laravel_connections": ({}, "named connections"),
     "laravel_durable_delay": (None, "delays that wait in the store"),
     "laravel_watch": (False, "the record of recent jobs"),
 }
@@ -108,7 +107,7 @@ def _given(app: Celery) -> Iterator[tuple[str, Any]]:
 
 
 def _check(key: str, value: Any) -> None:
-    shown = "(hidden)" if "key" in key or "secret" in key else repr(value)
+    shown = "(hidden)" if "key" in key or "secret" in key else without_password(repr(value))
     checks = {
         "laravel_store": (_is_text, "a URL such as 'redis://localhost:6379/0'"),
         "laravel_failed_store": (_is_text, "a URL, or 'null://' to keep no failed jobs"),
@@ -119,7 +118,7 @@ def _check(key: str, value: Any) -> None:
         "laravel_release_counts": (_is_bool, "True or False"),
         "laravel_after_commit": (_is_bool, "True or False"),
         "laravel_secret_key": (_is_key, "a string, or a list of strings"),
-        "laravel_connections": (lambda v: isinstance(v, Mapping), "a mapping of names to broker URLs"),
+        "laravel_connections": (_is_mapping_of_texts, "a mapping of names to broker URLs"),
         "laravel_durable_delay": (_is_seconds, "a number of seconds, or None"),
         "laravel_safe_redis": (_is_bool, "True or False"),
         "laravel_watch": (_is_bool, "True or False"),
@@ -201,6 +200,10 @@ def _first_url(urls: Any) -> str:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _is_mapping_of_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(part) for item in value.items() for part in item)
 
 
 def _is_bool(value: Any) -> bool:

@@ -170,6 +170,8 @@ class Batch:
             BatchFinishedError: The batch has finished; nothing was added.
             BatchNotFoundError: It is no longer in the store.
             BatchDispatchError: Not all could be sent; the batch is cancelled.
+            ConfigurationError: The batch goes through a connection that this
+                process does not know.
         """
         publish_members(self._celery, self._store, self._record, signatures)
         return self._look()

@@ -10,9 +10,10 @@ from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 
 from celery_laravel import events
+from celery_laravel.dispatch.connections import send_through
 from celery_laravel.dispatch.outbox import Outbox
 from celery_laravel.dispatch.stencil import Stencil, new_ids
-from celery_laravel.message.canvas import mark_members
+from celery_laravel.message.canvas import delay_start, mark_members
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -56,6 +57,25 @@ class Member(NamedTuple):
         return self.signature.clone() if self.is_single else self.signature
 
 
+class MemberOptions(NamedTuple):
+    """What a batch asks of the messages of its members, beside what their signatures ask for themselves."""
+
+    batch_id: str
+    queue: str | None = None
+    connection: str | None = None
+    countdown: float | None = None
+
+    def signature_of(self, app: Celery, member: Member, index: int) -> Signature:
+        """The signature by which a member is sent, the first of its tasks having the index given."""
+        own = member.own()
+        mark_members(own, self.batch_id, index, self.queue)
+        if self.countdown:
+            delay_start(own, self.countdown)
+        if self.connection is not None and not member.is_single:  # Celery's canvas forgets the producer
+            send_through(app, own, self.connection)
+        return own
+
+
 def is_single(item: Any) -> bool:
     """Whether an item is one task and nothing that surrounds or follows it, so that it need not be looked into."""
     return type(item) is Signature and not item.get("subtask_type") and _ALIKE.issuperset(item["options"])
@@ -70,11 +90,10 @@ class BulkPublisher:
     positions of those that went out, should `publish` raise.
     """
 
-    def __init__(self, app: Celery, producer: Any, batch_id: str, queue: str | None) -> None:
+    def __init__(self, app: Celery, producer: Any, asked: MemberOptions) -> None:
         self._app = app
         self._producer = producer
-        self._batch_id = batch_id
-        self._queue = queue
+        self._asked = asked
         self._outbox = Outbox(producer) if Outbox.serves(producer) else None
         self._ids = new_ids()
         self._may_differ = _may_differ_by_message(app)
@@ -131,9 +150,7 @@ class BulkPublisher:
         return Stencil.cut(self._app, self._producer.channel, queue, message)
 
     def _by_celery(self, member: Member, index: int) -> None:
-        own = member.own()
-        mark_members(own, self._batch_id, index, self._queue)
-        own.apply_async(producer=self._producer)
+        self._asked.signature_of(self._app, member, index).apply_async(producer=self._producer)
 
 
 def _kind_of(signature: Signature) -> Hashable:

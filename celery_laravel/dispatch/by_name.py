@@ -7,7 +7,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from celery_laravel.dispatch.connections import OPTION
 from celery_laravel.dispatch.dispatcher import dispatch, refuse_what_is_not_there
+from celery_laravel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -37,6 +39,9 @@ def check_sending_by_name(app: Celery) -> None:
         args, kwargs, task_id, link = (bound.pop(key, None) for key in ("args", "kwargs", "task_id", "link"))
         del bound["name"]
         refuse_what_is_not_there(task, bound)
+        if bound.pop(OPTION, None) is not None:
+            msg = f"send_task({name!r}, …, {OPTION}=…) would go to the app's own broker. Use apply_async of the task."
+            raise ConfigurationError(msg)
 
         def publish(**options: Any) -> Any:
             return send(name, args, kwargs, link=link, **options)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celery_laravel.message.header import Header
 
 
-_NOT_YET = frozenset({"after_commit", "connection_name"})
+_NOT_YET = frozenset({"after_commit"})
 
 
 def is_met(condition: Any) -> bool:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from celery import Task, chain
 from celery.canvas import Signature
 
-from celery_laravel.dispatch.bulk import BulkPublisher, Member, is_single
+from celery_laravel.dispatch.bulk import BulkPublisher, Member, MemberOptions, is_single
 from celery_laravel.dispatch.closures import PendingClosure
+from celery_laravel.dispatch.connections import producers_of
 from celery_laravel.errors import BatchDispatchError, ConfigurationError
-from celery_laravel.message.canvas import mark_members, tasks_of
+from celery_laravel.message.canvas import tasks_of
 from celery_laravel.message.header import read_header
 from celery_laravel.settings import settings_of
 from celery_laravel.stores.records import MemberEnd, MemberState
@@ -41,13 +42,15 @@ def publish_members(
     *,
     on_progress: Callable[[int], Any] | None = None,
     on_start: Callable[[], Any] | None = None,
+    countdown: float | None = None,
 ) -> int:
     """Add jobs to a batch and send them, slice by slice; return how many signatures were sent.
 
     The batch grows by a slice before the slice's messages go out, so no member
     can end before it is counted. ``on_start`` is called before that, once the
     first slice has been found in order; ``on_progress`` after each slice, with
-    how many signatures have been sent so far.
+    how many signatures have been sent so far. ``countdown`` is that of members
+    which name none. Queue and connection are among the batch's options.
 
     Raises:
         TypeError: The very first slice holds something that is no signature; nothing was added.
@@ -57,6 +60,8 @@ def publish_members(
             could not be taken from the iterable, are counted as never to run.
     """
     sent = 0
+    asked = MemberOptions(batch.id, batch.options.get("queue"), batch.options.get("connection"), countdown)
+    producers_of(app, asked.connection)
     slices = _slices(app, signatures)
     members = next(slices, None)
     if on_start is not None:
@@ -65,7 +70,7 @@ def publish_members(
         sizes = [member.size for member in members]
         first = store.batches.add(batch.id, sum(sizes))
         indices = list(accumulate(sizes[:-1], initial=first))
-        unsent = _publish(app, store, batch, members, indices)
+        unsent = _publish(app, store, asked, members, indices)
         if unsent is not None:
             sent += len(unsent.sent)
             _count_out(store, batch.id, unsent.sent, indices, sizes)
@@ -151,20 +156,17 @@ def _refuse_uncounted(app: Celery, members: list[Member]) -> None:
 
 
 def _publish(
-    app: Celery, store: Store, batch: BatchRecord, members: list[Member], indices: list[int]
+    app: Celery, store: Store, asked: MemberOptions, members: list[Member], indices: list[int]
 ) -> _Unsent | None:
-    queue = batch.options.get("queue")
     if app.conf.task_always_eager:
         for position, (member, index) in enumerate(zip(members, indices, strict=True)):
-            own = member.own()
-            mark_members(own, batch.id, index, queue)
             try:
-                _run_eagerly(app, store, own)
+                _run_eagerly(app, store, asked.signature_of(app, member, index))
             except Exception as error:
                 return _Unsent(range(position), error)
         return None
-    with app.producer_pool.acquire(block=True) as producer:
-        bulk = BulkPublisher(app, producer, batch.id, queue)
+    with producers_of(app, asked.connection).acquire(block=True) as producer:
+        bulk = BulkPublisher(app, producer, asked)
         try:
             bulk.publish(members, indices)
         except Exception as error:

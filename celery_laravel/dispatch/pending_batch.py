@@ -13,13 +13,17 @@ from celery_laravel import events
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.callbacks import as_data, callback_of
 from celery_laravel.dispatch.closures import PendingClosure
+from celery_laravel.dispatch.connections import check_connection
+from celery_laravel.dispatch.dispatcher import is_met
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.errors import BatchDispatchError
+from celery_laravel.message.durations import delay_in_seconds
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import BatchChange, Callback, NewBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import timedelta
 
     from celery import Celery
     from celery.canvas import Signature
@@ -51,6 +55,7 @@ class PendingBatch:
         self._options: dict[str, Any] = {}
         self._callbacks: dict[str, list[Mapping[str, Any] | PendingClosure]] = {}
         self._allows_failures = False
+        self._countdown: float | None = None
 
     def name(self, name: str) -> PendingBatch:
         """Give the batch a name, for people."""
@@ -96,6 +101,26 @@ class PendingBatch:
     def on_queue(self, queue: str) -> PendingBatch:
         """Send the jobs to this queue, save those that name one themselves."""
         return self.with_option("queue", queue)
+
+    def on_connection(self, name: str) -> PendingBatch:
+        """Send the jobs to this broker of ``laravel_connections``, and those that are added later; callbacks too.
+
+        Raises:
+            ConfigurationError: There is no such connection; the message lists those that there are.
+        """
+        check_connection(self._app, name)
+        return self.with_option("connection", name)
+
+    def delay(self, seconds: float | timedelta) -> PendingBatch:
+        """Let the jobs wait for so many seconds, save those that name a delay themselves; a chain's first step waits.
+
+        Jobs that are added later do not wait.
+
+        Raises:
+            ValueError: It is negative, or no duration.
+        """
+        self._countdown = delay_in_seconds(seconds)
+        return self
 
     def with_option(self, key: str, value: Any) -> PendingBatch:
         """Keep a value with the batch (``batch.options``); it must be what JSON can carry.
@@ -144,7 +169,13 @@ class PendingBatch:
 
         try:
             publish_members(
-                self._app, store, record, self._jobs, on_progress=on_progress, on_start=start if before else None
+                self._app,
+                store,
+                record,
+                self._jobs,
+                on_progress=on_progress,
+                on_start=start if before else None,
+                countdown=self._countdown,
             )
         except BatchDispatchError:
             self._after_change(store.batches.close(record.id))
@@ -157,6 +188,14 @@ class PendingBatch:
         events.send(events.batch_dispatched, self._app, batch=batch)
         self._after_change(change)
         return batch
+
+    def dispatch_if(self, condition: Any) -> Batch | None:
+        """Dispatch if a condition holds: a value, or a callable without arguments. None when it does not."""
+        return self.dispatch() if is_met(condition) else None
+
+    def dispatch_unless(self, condition: Any) -> Batch | None:
+        """Dispatch unless a condition holds: a value, or a callable without arguments. None when it does."""
+        return None if is_met(condition) else self.dispatch()
 
     def _register(self, kind: str, callback: Any) -> PendingBatch:
         method = _METHODS.get(kind, kind)

@@ -12,10 +12,11 @@ from celery.utils import uuid
 
 from celery_laravel.dispatch.callbacks import as_data, callback_of
 from celery_laravel.dispatch.closures import PendingClosure
+from celery_laravel.dispatch.connections import check_connection, send_through
 from celery_laravel.dispatch.dispatcher import is_met
 from celery_laravel.dispatch.members import as_signature
-from celery_laravel.message.canvas import change_headers, tasks_of
-from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.message.canvas import change_headers, delay_start, tasks_of
+from celery_laravel.message.durations import delay_in_seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -48,6 +49,7 @@ class PendingChain:
         self._steps = [as_signature(app, step, position) for position, step in enumerate(steps)]
         self._catches: list[Signature | PendingClosure] = []
         self._queue: str | None = None
+        self._connection: str | None = None
         self._countdown = 0.0
 
     def catch(self, callback: Any) -> PendingChain:
@@ -69,16 +71,23 @@ class PendingChain:
         self._queue = queue
         return self
 
+    def on_connection(self, name: str) -> PendingChain:
+        """Send the first step to this broker of ``laravel_connections``, whose workers send the others there.
+
+        Raises:
+            ConfigurationError: There is no such connection; the message lists those that there are.
+        """
+        check_connection(self._app, name)
+        self._connection = name
+        return self
+
     def delay(self, seconds: float | timedelta) -> PendingChain:
         """Let the first step wait for so many seconds.
 
         Raises:
             ValueError: It is negative, or no duration.
         """
-        countdown = in_seconds(seconds)
-        if not is_seconds(countdown):
-            raise ValueError(f"delay({seconds!r}): the delay must be seconds or a timedelta, not negative.")
-        self._countdown = float(countdown)
+        self._countdown = delay_in_seconds(seconds)
         return self
 
     def dispatch(self) -> AsyncResult[Any]:
@@ -104,8 +113,9 @@ class PendingChain:
             if self._queue is not None:
                 task["options"].setdefault("queue", self._queue)
         if self._countdown:
-            for task in tasks_of(steps[0]):
-                task["options"].setdefault("countdown", self._countdown)
+            delay_start(steps[0], self._countdown)
+        if self._connection is not None:
+            send_through(self._app, steps[0], self._connection)
         if self._catches:
             self._mark(steps)
         return chain(*steps, app=self._app) if len(steps) > 1 else steps[0]

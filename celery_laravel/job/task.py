@@ -12,6 +12,7 @@ from celery_laravel import events
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.dispatch.batch import Batch, hand_over
 from celery_laravel.dispatch.by_name import check_sending_by_name
+from celery_laravel.dispatch.connections import OPTION, producers_of
 from celery_laravel.dispatch.dispatcher import dispatch, is_met, needs_dispatcher, refuse_what_is_not_there
 from celery_laravel.job.own_tasks import add_own_tasks
 from celery_laravel.job.process import prepare_process
@@ -104,7 +105,10 @@ class Job(SettledJob):
 
         A dispatch that uniqueness suppresses sends nothing and returns the
         result of the job that holds the lock, with ``.suppressed`` true.
-        ``unique_for`` overrides the option of that name.
+        ``unique_for`` overrides the option of that name. With
+        ``connection_name`` the message goes to that broker of
+        ``laravel_connections``, whatever ``producer`` says; a worker there sends
+        what follows from the job through its own.
 
         Raises:
             ConfigurationError: A keyword asks for what is not to be had.
@@ -112,6 +116,10 @@ class Job(SettledJob):
                 did not answer. Nothing was sent.
         """
         refuse_what_is_not_there(self, options)
+        name = options.pop(OPTION, None)
+        if name is not None:
+            with producers_of(self._get_app(), name).acquire(block=True) as named:
+                return self.apply_async(args, kwargs, task_id, named, link, link_error, shadow, **options)
 
         if not needs_dispatcher(self, options):
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signature as to_signature
 
 from celery_laravel.message.header import Header, with_header
+from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,15 +15,22 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-def send_callback(app: Celery, data: Mapping[str, Any], task_id: str, *arguments: Any) -> None:
+def send_callback(
+    app: Celery, data: Mapping[str, Any], task_id: str, *arguments: Any, connection: str | None = None
+) -> None:
     """Publish a callback with arguments in front of its own.
 
     Its header says that it is a callback, so that its starts are counted and
-    one that has run under this id does not run again.
+    one that has run under this id does not run again. It goes through the
+    ``connection`` of that name where this process knows both that and the task:
+    a worker that does not is one of that very broker.
 
     Raises:
         Exception: Whatever keeps it from being published.
     """
     signature = to_signature(dict(data), app=app).clone()
     headers = with_header(signature.options.get("headers"), Header(callback=task_id))
-    signature.apply_async(args=arguments, task_id=task_id, headers=headers)
+    options = {}
+    if connection in settings_of(app).connections and hasattr(app.tasks.get(signature.task), "job_options"):
+        options["connection_name"] = connection
+    signature.apply_async(args=arguments, task_id=task_id, headers=headers, **options)

@@ -31,6 +31,29 @@ def tasks_of(signature: Any) -> Iterator[Any]:
         yield from _each(signature)
 
 
+def first_tasks_of(signature: Any) -> Iterator[Any]:
+    """Those of the single tasks within a signature that its dispatch sends; the others are sent by them."""
+    kind, kwargs = signature.get("subtask_type"), signature.get("kwargs") or {}
+    if kind == "chain" and kwargs.get("tasks"):
+        yield from first_tasks_of(kwargs["tasks"][0])
+    elif kind == "group" and "tasks" in kwargs:
+        for task in kwargs["tasks"]:
+            yield from first_tasks_of(task)
+    elif kind == "chord" and "header" in kwargs:
+        header = kwargs["header"]
+        for task in [header] if isinstance(header, Mapping) else header:
+            yield from first_tasks_of(task)
+    else:
+        yield signature
+
+
+def delay_start(signature: Any, seconds: float) -> None:
+    """Let those tasks of a signature that its dispatch sends wait, save those that say themselves how long."""
+    for task in first_tasks_of(signature):
+        if task["options"].get("eta") is None:
+            task["options"].setdefault("countdown", seconds)
+
+
 def mark_members(signature: Any, batch_id: str, first_index: int, queue: str | None) -> int:
     """Make each task within a signature a member of a batch, from ``first_index``; return the index after the last."""
     index = first_index

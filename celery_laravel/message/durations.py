@@ -19,3 +19,15 @@ def in_seconds(duration: Any) -> Any:
 def is_duration(value: Any) -> bool:
     """Whether a value can be a duration: seconds or a timedelta, not negative."""
     return is_seconds(in_seconds(value))
+
+
+def delay_in_seconds(given: Any) -> float:
+    """The seconds of a delay that a user gave.
+
+    Raises:
+        ValueError: It is negative, or no duration.
+    """
+    seconds = in_seconds(given)
+    if not is_seconds(seconds):
+        raise ValueError(f"delay({given!r}): the delay must be seconds or a timedelta, not negative.")
+    return float(seconds)

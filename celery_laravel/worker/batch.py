@@ -95,7 +95,8 @@ class BatchCallbacks:
             arguments += (ExceptionArgument(batch.first_exception or {}),)
         elif callback.kind == "failure":
             arguments += (ExceptionArgument(callback.exception or {}),)
-        send_callback(self._app, callback.signature, _id_of(batch, callback), *arguments)
+        connection = batch.options.get("connection")
+        send_callback(self._app, callback.signature, _id_of(batch, callback), *arguments, connection=connection)
 
 
 def _id_of(batch: BatchRecord, callback: Callback) -> str:

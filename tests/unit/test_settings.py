@@ -110,7 +110,6 @@ def test_none_means_the_default_for_every_key(key: str) -> None:
     ("key", "value"),
     [
         ("laravel_after_commit", True),
-        ("laravel_connections", {"a": "redis://"}),
         ("laravel_durable_delay", 60),
         ("laravel_watch", True),
     ],

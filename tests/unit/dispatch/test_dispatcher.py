@@ -20,7 +20,7 @@ def task(app: Celery) -> Any:
     return app.tasks["ship"]
 
 
-@pytest.mark.parametrize("option", [{"after_commit": True}, {"connection_name": "backup"}, {"unique_for": 60}])
+@pytest.mark.parametrize("option", [{"after_commit": True}, {"unique_for": 60}])
 def test_a_keyword_of_a_feature_that_is_not_there_is_refused(task: Any, option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=rf"'ship': apply_async\({next(iter(option))}="):
         task.s().apply_async(**option)
