@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,14 +26,23 @@ class LeaseKeeper:
     def __init__(self, renew: Callable[[], None]) -> None:
         self._renew = renew
         self._interval: float | None = None
-        self._wake = threading.Event()
         self._stopped = False
+        self._forget_thread()
+
+    def _forget_thread(self) -> None:
+        self._pid = os.getpid()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, interval: float) -> None:
-        """Renew every ``interval`` seconds from now on, or more often if asked to before."""
+        """Renew every ``interval`` seconds from now on, or more often if asked to before.
+
+        In a forked child too: the thread is the parent's.
+        """
         if self._stopped:
             return
+        if self._pid != os.getpid():
+            self._forget_thread()
         if self._interval is None or interval < self._interval:
             self._interval = interval
             self._wake.set()

@@ -66,7 +66,7 @@ class Reserving(_Base):
             return None
         finally:
             self._keep_queue(queue)
-        raw = self._decode(queue, tag, payload)
+        raw = self._decode(queue, payload, tag)
         if raw is None:
             return self.basic_get(queue, no_ack, **kwargs)
         self.connection.start_keeper()
@@ -79,6 +79,11 @@ class Reserving(_Base):
     def reserves(self) -> bool:
         """Whether this channel consumes a queue whose messages are to be acknowledged."""
         return self.ack_emulation and any(queue not in self.no_ack_queues for queue in self.active_queues)
+
+    @property
+    def looks(self) -> bool:
+        """Whether what arrives on the connection for messages is the answer to a look."""
+        return self.reservation.is_under_way or (self.reserves and not self._in_poll)
 
     def _brpop_start(self, *args: Any, **kwargs: Any) -> None:
         if self.reserves:
@@ -96,37 +101,55 @@ class Reserving(_Base):
                 self.reservation.tag = None
                 self.qos.lose(tag)
             raise
+        finally:
+            self._authenticate_anew()
         if found is None:
             raise Empty
         queue, tag, payload = found
         self._queue_cycle.rotate(queue)
         return self._hand_over(queue, tag, payload)
 
+    def _authenticate_anew(self) -> None:
+        """Use a new token of a provider whose tokens run out, if nothing is under way; kombu 5.7 knows how."""
+        flush = getattr(self, "_flush_brpop_reauth", None)
+        if flush is not None:
+            flush()
+
     def _hand_over(self, queue: str, tag: str, payload: bytes) -> bool:
+        consumers = self.connection._callbacks  # noqa: SLF001 - kombu's own way
         if queue in self.no_ack_queues:
-            self.connection._deliver(loads(bytes_to_str(payload)), queue)  # noqa: SLF001 - kombu's own way
-            return True
-        consumers = self.connection._callbacks  # noqa: SLF001
+            raw = self._decode(queue, payload)
+            if raw is not None:
+                self.connection._deliver(raw, queue)  # noqa: SLF001
+            return raw is not None
         if self._closing or queue not in consumers or not self.qos.can_consume():
             # Its consumer was cancelled while the answer was under way.
-            self.held.put_back(tag, was_delivered=False)
+            self.qos.give_back(tag)
             raise Empty
-        raw = self._decode(queue, tag, payload)
+        raw = self._decode(queue, payload, tag)
         if raw is None:
             raise Empty
         self.qos.expect(tag)
         consumers[queue](raw)
         return True
 
-    def _decode(self, queue: str, tag: str, payload: bytes) -> dict[str, Any] | None:
+    def _decode(self, queue: str, payload: bytes, tag: str | None = None) -> dict[str, Any] | None:
+        """Make kombu's raw message; what cannot be read is put out of the way and reported, and is None."""
         try:
             raw: dict[str, Any] = loads(bytes_to_str(payload))
-            raw["properties"]["delivery_tag"] = tag
-        except (ValueError, TypeError, KeyError) as error:
-            self.held.set_aside(tag, queue, payload)
-            logger.critical("Set aside in %r what is no message of %r: %r", f"{queue}.unreadable", queue, error)
+            properties = raw["properties"]
+            if tag is not None:
+                properties["delivery_tag"] = tag
+            # Done again by kombu's message, where a body that is damaged would stop the worker.
+            self.decode_body(raw.get("body"), properties.get("body_encoding"))
+            return raw
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if tag is None:
+                logger.critical("Dropped what is no message of %r: %r", queue, error)
+            else:
+                self.held.set_aside(tag, queue, payload)
+                logger.critical("Set aside in %r what is no message of %r: %r", f"{queue}.unreadable", queue, error)
             return None
-        return raw
 
     def _keep_queue(self, queue: str) -> None:
         keep = getattr(self, "_maybe_update_queues_expire", None)
@@ -163,6 +186,10 @@ class Reserving(_Base):
         return super()._poll_error(kind, **options)
 
     # -- the end
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self.reservation.leave_behind()
 
     def close(self) -> None:
         """Put back what is held, and close the connections; the second time changes nothing."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from kombu.log import get_logger
 from kombu.utils.json import dumps, loads
 from redis import Redis
+from redis.exceptions import ReadOnlyError, ResponseError
 
+from celery_laravel.transport.redis.errors import is_passing
 from celery_laravel.transport.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Held:
         self._channel = channel
         self._pool: Any = None
         self._client: Any = None
+        self._removing = threading.RLock()
 
     @property
     def keys(self) -> list[str]:
@@ -43,10 +47,15 @@ class Held:
         return [prefix + self._channel.unacked_key, prefix + self._channel.unacked_index_key]
 
     def remove(self, tag: str) -> None:
-        """Forget one delivery's message for good; one that is not held any more stays where it is."""
-        script("remove").run(self.client, self.keys, [tag])
-        if self._channel.closed:
-            self._pool.disconnect()
+        """Forget one delivery's message for good; one that is not held any more stays where it is.
+
+        One at a time: with a hundred greenlets or threads whose jobs end
+        together, each would want a connection of its own, and the pool has ten.
+        """
+        with self._removing:
+            script("remove").run(self.client, self.keys, [tag])
+            if self._channel.closed:
+                self._pool.disconnect()
 
     def renew(self, tags: Iterable[str]) -> None:
         """Note that the holder of these deliveries is alive; those that ended meanwhile stay ended."""
@@ -100,18 +109,24 @@ class Held:
             command = ["ZRANGE", self.keys[1], "-inf", before, "BYSCORE", "LIMIT", 0, count]
             tags: list[Any] = self.client.execute_command(*command)
             for tag in tags:
-                done += self._put_back_one(tag, before)
+                name = tag.decode() if isinstance(tag, bytes) else tag
+                done += self.try_to_put_back(name, counts=True, unless_since=before)
             if len(tags) < count:
                 break
         return done
 
-    def _put_back_one(self, tag: bytes | str, before: str) -> bool:
-        name = tag.decode() if isinstance(tag, bytes) else tag
+    def try_to_put_back(self, tag: str, **how: Any) -> bool:
+        """As `put_back`, but a message that cannot be put back is reported, and is in nobody else's way.
+
+        It stays recorded, and is tried again after ``visibility_timeout``.
+        """
         try:
-            return self.put_back(name, counts=True, last=False, unless_since=before)
-        except (UnroutableError, ValueError, TypeError, KeyError, AttributeError):
-            logger.critical("Cannot put back the message %s; it stays in %r", name, self.keys[0], exc_info=True)
-            self.renew([name])
+            return self.put_back(tag, **how)
+        except (UnroutableError, ValueError, TypeError, KeyError, AttributeError, ResponseError) as error:
+            if isinstance(error, ResponseError) and (isinstance(error, ReadOnlyError) or is_passing(error)):
+                raise  # what ails the server concerns every message
+            logger.critical("Cannot put back the message %s; it stays in %r", tag, self.keys[0], exc_info=True)
+            self.renew([tag])
             return False
 
     def _list_of(self, queue: str, priority: int) -> str:
@@ -135,9 +150,11 @@ class UnroutableError(Exception):
 
 
 def _mark(message: dict[str, Any], *, counts: bool) -> None:
-    headers = message["headers"]
-    headers["redelivered"] = True
-    message["properties"]["delivery_info"]["redelivered"] = True
+    # Producers of other kinds leave out what is empty.
+    headers = message["headers"] = message.get("headers") or {}
+    properties = message["properties"]
+    info = properties["delivery_info"] = properties.get("delivery_info") or {}
+    headers["redelivered"] = info["redelivered"] = True
     if counts:
         before = headers.get("x-delivery-count")
         headers["x-delivery-count"] = (before if isinstance(before, int) else 0) + 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis
 
-from celery_laravel.transport.redis.reservation import LOOK_INTERVAL
+from celery_laravel.transport.redis import reservation
 
 if TYPE_CHECKING:
     from celery_laravel.transport.redis.wake_up import WakeUp
@@ -40,13 +40,14 @@ class Poller(redis.MultiChannelPoller):
     def on_readable(self, fileno: int) -> Any:
         """Read what has arrived."""
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
-        if kind == WAKE_UP or (kind == "BRPOP" and channel.reserves):
+        if kind == WAKE_UP or (kind == "BRPOP" and channel.looks):
             return channel.handlers[kind]()
         return super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Deliver one message, or raise ``Empty`` after ``timeout`` or the interval of looks."""
-        return super().get(callback, LOOK_INTERVAL if timeout is None else min(timeout, LOOK_INTERVAL))
+        longest = reservation.LOOK_INTERVAL
+        return super().get(callback, longest if timeout is None else min(timeout, longest))
 
     def on_poll_init(self, poller: Any) -> None:
         """Use an event loop's poller."""
@@ -55,5 +56,14 @@ class Poller(redis.MultiChannelPoller):
     def maybe_restore_messages(self) -> None:
         """Do nothing: `Transport` looks for what is abandoned, in a thread."""
 
-    def _update_brpop_polling(self) -> None:
-        """Pause no connection; kombu 5.7 does while there is no room for what it may bring."""
+    def on_poll_start(self) -> None:
+        """Begin to wait for messages where there is room for them, and keep the other connections alive."""
+        super().on_poll_start()
+        for channel in self._channels:
+            if channel.reservation.is_quiet and channel.reserves and not channel.qos.can_consume():
+                channel.reservation.keep_alive()
+
+    def _pause_brpop(self, channel: Any, fileno: int) -> None:
+        """Pause a connection while there is no room for what it may bring, as kombu 5.7 does, unless we look on it."""
+        if not channel.looks:
+            super()._pause_brpop(channel, fileno)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.log import get_logger
 from kombu.transport import redis, virtual
+from redis.exceptions import ResponseError
+
+from celery_laravel.transport.redis.errors import is_passing
 
 if TYPE_CHECKING:
     from celery_laravel.transport.redis.held import Held
@@ -33,11 +36,27 @@ class QoS(redis.QoS):
 
     def expect(self, tag: str) -> None:
         """Know of a delivery, recorded already, that is handed to its consumer next."""
+        self._leave_the_parents()
         self._recorded.add(tag)
+
+    def _leave_the_parents(self) -> None:
+        """In a forked child: what was held before is the parent's, which renews it and gives it back."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            for held in (self._delivered, self._dirty, self._recorded, self._owed, self._lost):
+                held.clear()
 
     def lose(self, tag: str) -> None:
         """Know of a look whose answer was lost: what it may have taken is put back, untouched, when possible."""
         self._lost.add(tag)
+
+    def give_back(self, tag: str) -> None:
+        """Put back a message that was taken and not delivered; if the server is away, when it is possible."""
+        try:
+            self._held.put_back(tag, was_delivered=False)
+        except self.channel.connection_errors:
+            self.lose(tag)
+            raise
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message as delivered; one that came by another way than ours is recorded first."""
@@ -56,10 +75,18 @@ class QoS(redis.QoS):
         try:
             self._held.remove(delivery_tag)
         except self.channel.connection_errors as error:
-            logger.warning("Could not acknowledge a message; trying again. %s", error)
-            self._owed.add(delivery_tag)
+            self._owe(delivery_tag, error)
+            return
+        except ResponseError as error:
+            if not is_passing(error):
+                raise
+            self._owe(delivery_tag, error)
             return
         virtual.QoS.ack(self, delivery_tag)
+
+    def _owe(self, delivery_tag: str, error: Exception) -> None:
+        logger.warning("Could not acknowledge a message; trying again. %s", error)
+        self._owed.add(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Remove the message, or put it back behind the others; the delivery counts."""
@@ -78,6 +105,7 @@ class QoS(redis.QoS):
 
     def tags(self) -> list[str]:
         """The deliveries that this channel holds; the one it may be about to get is among them."""
+        self._leave_the_parents()
         under_way = self.channel.reservation.tag
         held = [tag for tag in [*self._delivered, *self._recorded] if tag not in self._dirty]
         return [*held, under_way] if under_way is not None else held
@@ -94,7 +122,7 @@ class QoS(redis.QoS):
             virtual.QoS.ack(self, tag)
             self._owed.discard(tag)
         for tag in list(self._lost):
-            self._held.put_back(tag, was_delivered=False)
+            self._held.try_to_put_back(tag, was_delivered=False)
             self._lost.discard(tag)
 
     def restore_unacked(self, client: Any = None) -> list[Any]:
@@ -102,7 +130,7 @@ class QoS(redis.QoS):
         self._flush()
         for tag in reversed(list(self._delivered)):  # each goes before those that are there
             if tag not in self._owed:
-                self._held.put_back(tag)
+                self._held.try_to_put_back(tag)
         self._delivered.clear()
         return []
 
@@ -113,9 +141,7 @@ class QoS(redis.QoS):
         come back after ``visibility_timeout`` by themselves, so that is logged
         and not raised: a shutdown goes on.
         """
-        if os.getpid() != self._pid:
-            self._on_collect.cancel()
-            return
+        self._leave_the_parents()
         try:
             self.settle_owed()
             super().restore_unacked_once(stderr)

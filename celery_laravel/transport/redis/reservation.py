@@ -13,6 +13,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
+from celery_laravel.transport.redis.errors import is_passing
 from celery_laravel.transport.redis.scripts import script
 from celery_laravel.transport.redis.wake_up import WakeUp
 
@@ -23,10 +24,12 @@ logger = get_logger(__name__)
 
 LOOK_INTERVAL = 5.0
 """Seconds after which an idle consumer looks although nobody woke it: its wake-up connection may have died silently."""
+QUIET = 25.0
+"""Seconds after which the connection that wakes an idle consumer is asked for a sign of life."""
 BLOCK = 0.2
 """Seconds an idle consumer waits on one of its lists where the server cannot wake it, before it looks at all."""
 
-_LOOK, _ARM, _BLOCK = "look", "arm", "block"
+_LOOK, _ARM, _BLOCK, _PING = "look", "arm", "block", "ping"
 
 
 class Reservation:
@@ -52,12 +55,19 @@ class Reservation:
         self._can_be_woken = True
         self._was_woken = False
         self._idle_until = 0.0
+        self._sent_at = 0.0
+        self._no_wake_up_before = 0.0
         self.tag: str | None = None
 
     @property
     def is_under_way(self) -> bool:
         """Whether an answer is to be read."""
         return self._sent is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has been said for a while on the connection for looks."""
+        return self._sent is None and monotonic() - self._sent_at >= LOOK_INTERVAL
 
     def look_soon(self) -> None:
         """Have the next turn look: the queues to consume have changed, or one of them."""
@@ -97,9 +107,9 @@ class Reservation:
         except NoScriptError:
             self._knows_script, self.tag = False, None
             return None
-        except ReadOnlyError as error:
-            connection.disconnect()
-            raise RedisConnectionError(f"The server does not take writes any more: {error}") from error
+        except ResponseError as error:
+            self._take_refusal(error)
+            return None
         except channel.connection_errors:
             connection.disconnect()
             raise
@@ -110,6 +120,16 @@ class Reservation:
         if sent == _ARM and not answer and not self._was_woken:
             self._idle_until = monotonic() + LOOK_INTERVAL
         return None
+
+    def _take_refusal(self, error: ResponseError) -> None:
+        self.tag = None  # the script's first command was refused, so nothing was taken
+        if isinstance(error, ReadOnlyError):
+            self._channel.client.connection.disconnect()
+            raise RedisConnectionError(f"The server does not take writes any more: {error}") from error
+        if not is_passing(error):
+            raise error
+        logger.warning("The Redis server gives out no messages for now; asking again in %g s. %s", LOOK_INTERVAL, error)
+        self._idle_until = monotonic() + LOOK_INTERVAL
 
     def take(self, queue: str) -> tuple[str, bytes]:
         """Take a message of one queue now, waiting for the answer but not for a message.
@@ -125,24 +145,35 @@ class Reservation:
         return tag, found[1]
 
     def on_wake_up(self) -> None:
-        """Read what woke the consumer.
-
-        Raises:
-            redis.exceptions.ConnectionError: Nobody will any more.
-        """
+        """Read what woke the consumer; if that was the end of the connection, another is made when it is needed."""
         if self._wake_up is None:
             return
-        self.look_soon()
         try:
-            self._wake_up.drain()
-        except RedisConnectionError:
-            self.close()
-            raise
+            if self._wake_up.drain():
+                self.look_soon()
+        except RedisConnectionError as error:
+            self._lose_wake_up(error)
+
+    def keep_alive(self) -> None:
+        """Say something on a connection that has been quiet because there is no room for another message.
+
+        While jobs run for hours nothing is looked for, and servers and
+        proxies close what is idle. To lose the connection would be to give the
+        running jobs back.
+        """
+        if self._sock is not None and self._sock is self._channel.client.connection._sock:  # noqa: SLF001
+            self._send(_PING, ["PING"])
 
     def close(self) -> None:
         """Wait for nothing any more."""
         if self._wake_up is not None:
             self._channel.forget_wake_up(self._wake_up)
+            self._wake_up.close()
+            self._wake_up = None
+
+    def leave_behind(self) -> None:
+        """In a forked child: close its copy of what is the parent's, which hears nothing of it."""
+        if self._wake_up is not None:
             self._wake_up.close()
             self._wake_up = None
 
@@ -190,12 +221,10 @@ class Reservation:
 
     def _arm(self, connection: Any) -> bool:
         try:
-            if self._wake_up is None:
-                wake_up = WakeUp(self._channel.pool)
-                wake_up.open()
-                self._wake_up = wake_up
-                self._channel.watch_wake_up(wake_up)
-            self._wake_up.track(connection)
+            wake_up = self._wake_up or self._open_wake_up()
+            if wake_up is None:
+                return False
+            wake_up.track(connection)
         except ResponseError as error:
             logger.warning(
                 "The Redis server does not wake idle consumers (%s). They look for messages every %s s instead, "
@@ -206,12 +235,42 @@ class Reservation:
             self._can_be_woken = False
             self.close()
             return False
+        return self._is_alive(wake_up)
+
+    def _open_wake_up(self) -> WakeUp | None:
+        if monotonic() < self._no_wake_up_before:
+            return None
+        wake_up = WakeUp(self._channel.pool)
+        try:
+            wake_up.open()
+        except self._channel.connection_errors as error:
+            self._lose_wake_up(error)
+            return None
+        self._wake_up = wake_up
+        self._channel.watch_wake_up(wake_up)
+        return wake_up
+
+    def _is_alive(self, wake_up: WakeUp) -> bool:
+        try:
+            if self._channel.health_check_interval:
+                wake_up.ping(QUIET, LOOK_INTERVAL)
+        except self._channel.connection_errors as error:
+            self._lose_wake_up(error)
+            return False
         return True
+
+    def _lose_wake_up(self, error: Exception) -> None:
+        """Do without for a moment: a proxy may close such connections as soon as they are there."""
+        logger.info("Looking for messages more often until another connection wakes this consumer. %s", error)
+        self._no_wake_up_before = monotonic() + LOOK_INTERVAL
+        self.close()
+        self.look_soon()
 
     def _begin_anew(self, connection: Any) -> None:
         if self.tag is not None:  # kombu dropped a connection whose answer was overdue
             self._channel.qos.lose(self.tag)
             self.tag = None
+        self.close()  # what was tracked on the other socket is not on this one
         self._sock = connection._sock  # noqa: SLF001
         self._sent = None
         self._knows_script = False
@@ -220,6 +279,6 @@ class Reservation:
     def _send(self, kind: str, command: list[Any]) -> None:
         channel = self._channel
         channel._in_poll = channel.client.connection  # noqa: SLF001 - kombu's, to see that an answer is overdue
-        channel._brpop_sent_at = monotonic()  # noqa: SLF001
+        self._sent_at = channel._brpop_sent_at = monotonic()  # noqa: SLF001
         self._sent = kind
         channel.client.connection.send_command(*command)

@@ -93,9 +93,10 @@ class Keeping(_Base):
             keeping = self._keeping()
             now = monotonic()
             timeout = min((channel.visibility_timeout for channel in keeping), default=0)
-            if now - self._renewed_at >= min(LONGEST_RENEWAL_INTERVAL, timeout / 3):
-                for channel in keeping:
-                    channel.qos.renew()
+            is_due = now - self._renewed_at >= min(LONGEST_RENEWAL_INTERVAL, timeout / 3)
+            for channel in keeping:
+                (channel.qos.renew if is_due else channel.qos.settle_owed)()
+            if is_due:
                 self._renewed_at = now
             for channel in keeping[:1]:
                 if found := channel.held.put_back_abandoned(timeout, channel.unacked_restore_limit):

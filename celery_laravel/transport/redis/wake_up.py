@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 INVALIDATIONS = "__redis__:invalidate"
+PONGS = (b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", b"+PONG\r\n")
+"""What a subscriber's ``PING`` is answered with, in RESP2 and RESP3."""
 
 
 class WakeUp:
@@ -18,6 +21,9 @@ class WakeUp:
     were empty: the connection that found them so is tracked, and what it is to
     be told goes to this one, where any byte means "look again". It is told
     once for each time it looked, so a busy queue costs nothing.
+
+    It is quiet for as long as the queues are, which some proxies take for
+    dead. So it pings now and then, and a server that does not answer is gone.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -25,6 +31,9 @@ class WakeUp:
         self.connection = pool.connection_class(**pool.connection_kwargs)
         self._tracked: Any = None
         self._redirect = 0
+        self._heard_at = 0.0
+        self._pinged_at: float | None = None
+        self.opened_at = 0.0
 
     def open(self) -> None:
         """Connect and listen.
@@ -42,6 +51,7 @@ class WakeUp:
             self.close()
             raise
         self.socket.setblocking(False)
+        self.opened_at = self._heard_at = monotonic()
 
     @property
     def socket(self) -> Any:
@@ -57,23 +67,47 @@ class WakeUp:
             _ask(connection, "CLIENT", "TRACKING", "ON", "REDIRECT", self._redirect)
             self._tracked = connection._sock  # noqa: SLF001
 
-    def drain(self) -> None:
-        """Read what was said; that it was said is all there is to know.
+    def ping(self, quiet: float, patience: float) -> None:
+        """Ask for a sign of life when there was none for ``quiet`` seconds; `drain` reads it.
+
+        Raises:
+            redis.exceptions.ConnectionError: The last such question was not answered for ``patience`` seconds.
+        """
+        now = monotonic()
+        if self._pinged_at is not None:
+            if now - self._pinged_at >= patience:
+                raise RedisConnectionError("The connection that wakes this consumer does not answer any more")
+        elif now - self._heard_at >= quiet:
+            self.connection.send_command("PING", check_health=False)
+            self._pinged_at = now
+
+    def drain(self) -> bool:
+        """Read what was said, and tell whether a key has changed, which is all there is to know.
 
         Raises:
             redis.exceptions.ConnectionError: The server has closed the connection.
         """
+        told = bytearray()
         sock = self.socket
         while sock is not None:
             try:
                 said = sock.recv(65536)
             except OSError as error:
                 if _would_block(error):
-                    return
+                    return self._was_told(bytes(told))
                 raise RedisConnectionError(f"Lost the connection that wakes this consumer: {error}") from error
             if not said:
                 break
+            told += said
         raise RedisConnectionError("The server closed the connection that wakes this consumer")
+
+    def _was_told(self, told: bytes) -> bool:
+        if not told:
+            return False
+        self._heard_at, self._pinged_at = monotonic(), None
+        for pong in PONGS:
+            told = told.replace(pong, b"")
+        return bool(told)
 
     def close(self) -> None:
         """Close the connection; the second time changes nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +158,95 @@ def test_a_message_whose_queue_is_not_known_any_more_is_kept(connect: Connect, c
     client.zadd("unacked_index", {"tag": 1})
     assert put_back_abandoned(connection) == 0
     assert client.hget("unacked", "tag") == "not readable"
+
+
+def test_a_message_without_what_is_empty_goes_back_like_any_other(connect: Connect, client: Any) -> None:
+    """Producers of other kinds leave out headers; kombu loses such a message here."""
+    first = connect()
+    client.lpush("jobs", json.dumps({"body": "bare", "content-type": "text/plain", "properties": {}}))
+    send(first, "after")
+    get(first).requeue()
+    assert get(first).payload == "after"
+    assert get(first).payload == "bare"
+    first.close()
+    second = connect()
+    assert sorted(get(second).payload for _ in range(2)) == ["after", "bare"]
+
+
+def test_a_message_that_cannot_go_back_is_in_no_others_way(connect: Connect, client: Any) -> None:
+    connection = connect()
+    for queue in ("stuck", "free"):
+        send(connection, queue, queue=queue)
+        get(connection, queue)
+        age(client, 61)
+    client.set("stuck", "of another type")
+    assert put_back_abandoned(connection) == 1
+    assert client.llen("free") == 1
+    connection.close()
+    assert client.hlen("unacked") == 1, "kept until somebody mends it"
+
+
+def test_what_could_not_be_given_back_goes_back_when_the_server_answers(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrived for a consumer that had been cancelled, and the connection was lost in that moment."""
+    connection = connect()
+    channel = connection.default_channel
+    consumer = Consumer(channel, [Queue("jobs"), Queue("other")], on_message=lambda _: None)
+    consumer.consume()
+    send(connect(), "work")
+    connection.transport.cycle.on_poll_start()
+    consumer.cancel_by_queue("jobs")
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise RedisConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(channel.held, "put_back", away)
+        with pytest.raises(RedisConnectionError):
+            connection.drain_events(timeout=5)
+    assert client.hlen("unacked") == 1
+    channel.qos.settle_owed()
+    assert client.llen("jobs") == 1
+    assert client.exists("unacked", "unacked_index") == 0
+
+
+def test_many_that_end_together_share_a_connection(connect: Connect, client: Any) -> None:
+    """With a hundred greenlets kombu runs out of its ten connections, and acknowledges nothing."""
+    connection = connect(max_connections=3)
+    send(connection, *range(30))
+    messages = [get(connection) for _ in range(30)]
+    together = threading.Barrier(30)
+
+    def end(message: Any) -> None:
+        together.wait(30)
+        message.ack()
+
+    threads = [threading.Thread(target=end, args=(message,)) for message in messages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert connection.default_channel.qos._owed == set()
+    assert client.exists("unacked", "unacked_index") == 0
+
+
+def test_what_is_owed_is_made_up_for_long_before_anything_has_to_be_renewed(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it takes up room for another message."""
+    connection = connect(visibility_timeout=3600, unacked_restore_interval=0.2)
+    send(connection, "work")
+    message = get(connection)
+    wait_until(lambda: connection.transport._renewed_at, message="a first renewal; the next is in a minute")
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise RedisConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connection.default_channel.held, "remove", away)
+        message.ack()
+    wait_until(lambda: client.exists("unacked", "unacked_index") == 0, 10)
 
 
 def test_a_time_without_a_message_is_removed(connect: Connect, client: Any) -> None:

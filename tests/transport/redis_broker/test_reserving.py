@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from celery_laravel.testing.processes import wait_until
+from celery_laravel.transport.redis import reservation
 from celery_laravel.transport.redis.scripts import script
 from tests.transport.redis_broker.conftest import get, send
 
@@ -203,8 +204,20 @@ def test_a_closing_channel_gives_back_what_was_under_way(connect: Connect, clien
     assert client.exists("unacked") == 0
 
 
-@pytest.mark.parametrize("payload", ["no message", "[]", '{"properties": 1}', "{}"])
+NO_MESSAGES = [
+    "no message",
+    "[]",
+    '{"properties": 1}',
+    "{}",
+    '{"body": "a", "headers": {}, "properties": {"body_encoding": "base64", "delivery_info": {}}}',
+    '{"body": 17, "headers": {}, "properties": {"body_encoding": "base64", "delivery_info": {}}}',
+    '{"body": "a", "headers": {}, "properties": {"body_encoding": "unheard of", "delivery_info": {}}}',
+]
+
+
+@pytest.mark.parametrize("payload", NO_MESSAGES)
 def test_what_is_no_message_is_set_aside_and_the_next_one_comes(connect: Connect, client: Any, payload: str) -> None:
+    """One after the other, every worker would end over it."""
     connection = connect()
     send(connection, "a", "b")
     client.rpush("jobs", payload)
@@ -213,6 +226,90 @@ def test_what_is_no_message_is_set_aside_and_the_next_one_comes(connect: Connect
     assert consume(connection, "jobs") == ["b"]
     assert client.lrange("jobs.unreadable", 0, -1) == [payload, payload]
     assert client.hlen("unacked") == 1, "only what was got first and is not acknowledged"
+
+
+def test_what_is_no_message_is_dropped_where_nothing_is_kept(
+    connect: Connect, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connect()
+    seen: list[Any] = []
+    Consumer(connection.default_channel, [Queue("kept")], on_message=seen.append).consume()
+    Consumer(connection.default_channel, [Queue("gone")], on_message=seen.append, no_ack=True).consume()
+    client.lpush("gone", "no message")
+    send(connection, "readable", queue="gone")
+    while not seen:
+        connection.drain_events(timeout=5)
+    assert [message.payload for message in seen] == ["readable"]
+    assert "Dropped what is no message of 'gone'" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(kombus.MultiChannelPoller, "_pause_brpop"), reason="needs kombu that pauses")
+@pytest.mark.parametrize("options", [{"ack_emulation": False}, {}])
+def test_a_connection_that_kombu_paused_goes_on_when_there_is_room(connect: Connect, options: dict[str, Any]) -> None:
+    """The limit is lowered while an answer is under way."""
+    connection, other = connect(**options), connect()
+    channel = connection.default_channel
+    held: list[Any] = []
+    with Consumer(channel, [Queue("jobs")], on_message=held.append, prefetch_count=2):
+        for number in range(2):
+            send(other, number)
+        connection.drain_events(timeout=5)
+        connection.transport.cycle.on_poll_start()
+        channel.basic_qos(0, 1, False)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.2)
+        held[0].ack()
+        connection.drain_events(timeout=5)
+    assert sorted(message.payload for message in held) == [0, 1]
+
+
+def test_a_server_that_takes_no_writes_for_a_while_ends_no_consumer(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is full, or its replicas are away: kombu ends the worker."""
+    monkeypatch.setattr(reservation, "LOOK_INTERVAL", 0.2)
+    connection = connect()
+    send(connection, "held", "waiting")
+    seen: list[Any] = []
+    held = get(connection)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        with Consumer(connection.default_channel, [Queue("jobs")], on_message=seen.append):
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.5)
+            held.ack()
+            assert connection.default_channel.qos.tags() == [held.delivery_tag], "owed"
+            client.config_set("min-replicas-to-write", 0)
+            connection.drain_events(timeout=5)
+            connection.default_channel.qos.settle_owed()
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert [message.payload for message in seen] == ["waiting"]
+    assert list(client.hgetall("unacked")) == [seen[0].delivery_tag]
+    assert "gives out no messages for now" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(kombus.Channel, "_flush_brpop_reauth"), reason="needs kombu that authenticates anew")
+def test_a_consumer_that_is_never_idle_takes_over_a_new_token(connect: Connect, client: Any) -> None:
+    """Of a provider whose tokens run out: a server ends the connections that keep the old one."""
+    from redis.auth.token import SimpleToken
+
+    client.acl_setuser("rotating", enabled=True, passwords=["+new"], keys=["*"], channels=["*"], commands=["+@all"])
+    connection = connect()
+    channel = connection.default_channel
+    send(connection, *"abc")
+    try:
+        with Consumer(channel, [Queue("jobs")], on_message=lambda message: message.ack()):
+            connection.drain_events(timeout=5)
+            used = channel.client.connection
+            used.set_re_auth_token(SimpleToken("new", -1, 0, {"oid": "rotating"}))
+            connection.drain_events(timeout=5)
+            [mine] = [one for one in client.client_list() if one["addr"].endswith(f":{used._sock.getsockname()[1]}")]
+            assert mine["user"] == "rotating"
+            connection.drain_events(timeout=5)
+    finally:
+        client.acl_deluser("rotating")
 
 
 @pytest.mark.parametrize("key", ["unacked", "unacked_index"])

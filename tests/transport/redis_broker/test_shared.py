@@ -2,6 +2,7 @@
 
 from tests.transport.test_consuming import (
     test_a_connection_made_before_a_fork_works_on_both_sides,
+    test_a_forked_child_renews_what_it_took_and_leaves_what_is_its_parents,
     test_a_message_from_another_process_wakes_a_waiting_consumer,
     test_direct_and_topic_exchanges_route_by_key_across_processes,
     test_one_call_delivers_one_message,
@@ -23,6 +24,7 @@ from tests.transport.test_messages import (
 __all__ = [
     "channel",
     "test_a_connection_made_before_a_fork_works_on_both_sides",
+    "test_a_forked_child_renews_what_it_took_and_leaves_what_is_its_parents",
     "test_a_message_comes_as_it_was_sent",
     "test_a_message_from_another_process_wakes_a_waiting_consumer",
     "test_binary_bodies_come_back_byte_by_byte",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,6 +13,7 @@ import pytest
 from kombu import Connection, Consumer, Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from celery_laravel.testing.processes import wait_until
 from celery_laravel.transport.redis import reservation as reservations
 from tests.transport.redis_broker.conftest import send
 
@@ -203,15 +207,100 @@ def test_the_wait_on_such_a_server_leaves_the_order_of_messages_alone(connect: C
     assert idle.seen == ["a", "b", "c"]
 
 
-def test_a_lost_wake_up_connection_is_an_error_and_replaced(connect: Connect, client: Any) -> None:
+def test_a_lost_wake_up_connection_is_replaced_and_ends_nothing(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make an error of it would be to give back what the consumer works on."""
+    monkeypatch.setattr(reservations, "LOOK_INTERVAL", 0.3)
     idle = Idle(connect())
-    client.client_kill_filter(_id=str(idle.reservation._wake_up._redirect))
-    with pytest.raises(RedisConnectionError, match="wakes this consumer"):
-        idle.connection.drain_events(timeout=20)
+    lost = idle.reservation._wake_up
+    client.client_kill_filter(_id=str(lost._redirect))
+    idle.wait_in_vain()
+    send(connect(), "at once")
+    assert idle.next() == "at once"
+    idle.wait_in_vain(timeout=0.6)
+    assert idle.reservation._wake_up not in {None, lost}
+    monkeypatch.setattr(reservations, "LOOK_INTERVAL", 1e9)
+    idle.wait_in_vain(timeout=0.4)
+    send(connect(), "woken")
+    assert idle.next() == "woken"
+
+
+def test_a_wake_up_connection_that_does_not_answer_is_replaced(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies forget connections that are quiet for long, and tell neither end."""
+    monkeypatch.setattr(reservations, "LOOK_INTERVAL", 0.2)
+    monkeypatch.setattr(reservations, "QUIET", 0.2)
+    idle = Idle(connect())
+    forgotten = idle.reservation._wake_up
+    idle.wait_in_vain(timeout=1)
+    assert idle.reservation._wake_up is forgotten, "the server answers"
+    ours, nobodys = socket.socketpair()
+    ours.setblocking(False)
+    before, forgotten.connection._sock = forgotten.connection._sock, ours
+
+    def is_replaced() -> bool:
+        idle.wait_in_vain()
+        return idle.reservation._wake_up not in {None, forgotten}
+
+    wait_until(is_replaced)
+    for sock in (before, nobodys):
+        sock.close()
+
+
+def test_a_sign_of_life_is_not_taken_for_a_message(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reservations, "QUIET", 0.0)
+    idle = Idle(connect())
+    idle.reservation.look_soon()
+    idle.wait_in_vain()
+    before = calls(client)
+    idle.wait_in_vain(timeout=0.5)
+    assert calls(client).get("evalsha") == before.get("evalsha")
+    assert idle.reservation._wake_up._pinged_at is None, "answered"
+
+
+def test_a_consumer_without_room_is_not_cut_off_for_its_silence(
+    connect: Connect, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would give back the job that has run for so long."""
+    monkeypatch.setattr(reservations, "LOOK_INTERVAL", 0.3)
+    connection = connect()
+    held: list[Any] = []
+    with Consumer(connection.default_channel, [Queue("jobs")], on_message=held.append, prefetch_count=1):
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        send(connect(), "a", "b")
+        connection.drain_events(timeout=20)
+        client.config_set("timeout", 1)
+        try:
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=3)
+        finally:
+            client.config_set("timeout", 0)
+        held[0].ack()
+        connection.drain_events(timeout=20)
+    assert [message.payload for message in held] == ["a", "b"]
+
+
+def test_a_forked_child_has_no_part_in_being_woken(connect: Connect) -> None:
+    idle = Idle(connect())
+    descriptor = idle.reservation._wake_up.socket.fileno()
+    child = os.fork()
+    if not child:
+        try:
+            idle.connection.default_channel._after_fork()  # what billiard calls
+            os.fstat(descriptor)
+            os._exit(1)
+        except OSError as error:
+            os._exit(0 if error.errno == errno.EBADF else 2)
+        except BaseException:
+            os._exit(3)
+    assert os.waitpid(child, 0)[1] == 0
     send(connect(), "work")
     assert idle.next() == "work"
-    idle.wait_in_vain()
-    assert idle.reservation._wake_up is not None
 
 
 def test_a_lost_connection_of_an_idle_consumer_is_an_error_and_replaced(connect: Connect, client: Any) -> None:
