@@ -119,6 +119,28 @@ def test_a_connection_made_before_a_fork_works_on_both_sides(connect: Callable[.
     assert connection.default_channel.basic_get("a").payload == "a0"
 
 
+def test_a_forked_child_renews_what_it_took_and_leaves_what_is_its_parents(connect: Callable[..., Connection]) -> None:
+    """Else it would hold its parent's messages for longer than its parent lives, and lose its own."""
+    connection = connect()
+    fill(connection, "a", count=1)
+    fill(connection, "b", count=1)
+    held = connection.default_channel.basic_get("a")
+    keeper, qos = connection.transport._keeper, connection.default_channel.qos
+    assert keeper._thread.is_alive()
+    child = os.fork()
+    if not child:
+        try:
+            message = connection.default_channel.basic_get("b")
+            renewed = (qos.leases if hasattr(qos, "leases") else qos.tags)()
+            ok = len(renewed) == 1 and keeper._thread.is_alive()
+            message.ack()
+            os._exit(0 if ok else 1)
+        except BaseException:
+            os._exit(2)  # the child must not run on into the parent's test
+    assert os.waitpid(child, 0)[1] == 0
+    held.ack()
+
+
 def test_what_was_fetched_behind_a_callback_that_raises_goes_back(connect: Callable[..., Connection]) -> None:
     connection = connect()
     fill(connection, "a", count=3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from kombu.exceptions import OperationalError
 import celery_laravel.clock
 from celery_laravel.errors import CeleryLaravelError, ConfigurationError
 from celery_laravel.testing.processes import wait_until
+from celery_laravel.transport.database.connection import _unsettled
 from celery_laravel.transport.database.errors import BrokerUnavailableError, BrokerUnusableError
 from celery_laravel.transport.database.migrating import migrate, pending
 from celery_laravel.transport.database.options import BrokerOptions
@@ -198,6 +201,41 @@ def test_messages_of_a_reservation_whose_answer_was_lost_come_back_with_the_next
     message = get(connection)
     assert message.payload == "x"
     assert message.headers == {"redelivered": True}
+
+
+def test_nothing_is_to_be_made_up_for_where_there_was_no_connection(
+    connect: Callable[..., Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server is away for an hour, whoever asks again and again must not pile up what nobody ever did."""
+    connection = connect()
+    put(connection)
+    database = connection.transport.database
+
+    def fail(*_: Any) -> Any:
+        raise BrokerUnavailableError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.dialect, "connect", fail)
+        database._drop()
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailableError):
+                get(connection)
+        assert not _unsettled.get(database.options)
+    assert get(connection).payload == "x"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs a list of the open files")
+def test_a_forked_child_has_no_part_in_its_parents_session(connect: Callable[..., Connection]) -> None:
+    """A server ends the session of a killed process, and gives its locks back, when the last copy is closed."""
+    connection = connect()
+    put(connection)
+    database = connection.transport.database
+    descriptor = database.dialect.descriptor(database._connection.connection.driver_connection)
+    child = os.fork()
+    if not child:
+        os._exit(0 if Path(f"/proc/self/fd/{descriptor}").readlink() == Path(os.devnull) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert get(connection).payload == "x"
 
 
 def test_what_a_channel_held_when_the_server_was_gone_goes_back_with_the_next_connection(

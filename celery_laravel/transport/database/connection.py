@@ -12,7 +12,11 @@ from kombu.log import get_logger
 from sqlalchemy.exc import DBAPIError
 
 from celery_laravel.transport.database.dialects import dialect_for
-from celery_laravel.transport.database.errors import BrokerContendedError, DatabaseBrokerError
+from celery_laravel.transport.database.errors import (
+    BrokerContendedError,
+    BrokerUnavailableError,
+    DatabaseBrokerError,
+)
 from celery_laravel.transport.database.forks import all_databases, left_behind, registry_lock
 from celery_laravel.transport.database.notices import Listener
 from celery_laravel.transport.database.tables import Tables
@@ -110,7 +114,11 @@ class Database:
             BrokerUnusableError: Somebody has to mend something first.
         """
         with self.lock:
-            connection = self._ready_connection()
+            try:
+                connection = self._ready_connection()
+            except BrokerUnavailableError as error:
+                error.may_be_done = False
+                raise
             try:
                 self.dialect.check(connection)
                 yield connection
@@ -264,6 +272,8 @@ class Database:
         """
         self.lock = threading.RLock()
         left_behind.extend((self._connection, self._listener))
+        if self._connection is not None:
+            self.dialect.leave_behind(self._connection)
         _unsettled.pop(self.options, None)  # the parent's affair
         self._connection = self._listener = None
 

@@ -22,6 +22,9 @@ class BrokerUnavailableError(DatabaseBrokerError):
     tries again by its ``task_publish_retry_policy``.
     """
 
+    may_be_done = True
+    """False if it is certain that the change was not made: there was no connection to send it on."""
+
 
 class BrokerContendedError(BrokerUnavailableError):
     """The change lost against others that wanted the same rows, and was undone: a deadlock, for instance.

@@ -137,9 +137,10 @@ class Messages:
         values = {"lease_token": lease, "lease_time": self.visibility_timeout}
         try:
             rows = self._fetch(self._reserve, queue, count, values)
-        except BrokerUnavailableError:
-            doubtful = {"queue_name": queue, "lease_token": lease}
-            self._database.when_connected(self._later(self._undo, doubtful))
+        except BrokerUnavailableError as error:
+            if error.may_be_done:
+                doubtful = {"queue_name": queue, "lease_token": lease}
+                self._database.when_connected(self._later(self._undo, doubtful))
             raise
         return [Reserved(row.id, queue, lease, row.acquired, row.returned, row.payload) for row in rows]
 

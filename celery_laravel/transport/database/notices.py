@@ -79,7 +79,9 @@ class Listener:
         if not self._stopped.is_set():
             self._stopped.set()
             self.is_listening = False
-            os.write(self._writer, b"\0")
+            with suppress(BrokenPipeError):  # the thread has ended already, and closed its end
+                os.write(self._writer, b"\0")
+            os.close(self._writer)
 
     def _run(self) -> None:
         pause = SHORTEST_PAUSE

@@ -53,8 +53,16 @@ class QoS(virtual.QoS):
         With the solo pool the first job may run for long before the next one
         of the same reservation is delivered; its lease is renewed like the others'.
         """
+        self._leave_the_parents()
         with self._lock:
             self._held.update(dict.fromkeys(tags))
+
+    def _leave_the_parents(self) -> None:
+        """In a forked child: what was held before is the parent's, which renews it and gives it back."""
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._held.clear()
+            self._owed.clear()
 
     def put_back(self, tags: Iterable[str]) -> None:
         """Put back messages that were never delivered; their reservation does not count."""
@@ -69,6 +77,7 @@ class QoS(virtual.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message as delivered."""
+        self._leave_the_parents()
         with self._lock:
             self._held[delivery_tag] = message
 
@@ -78,6 +87,7 @@ class QoS(virtual.QoS):
 
     def leases(self) -> list[tuple[int, str]]:
         """What this channel holds, to be renewed."""
+        self._leave_the_parents()
         with self._lock:
             tags = list(self._held)
         return [read_tag(tag) for tag in tags]
@@ -140,8 +150,9 @@ class QoS(virtual.QoS):
         Should the database refuse, the leases run out by themselves, so that is
         logged and not raised: a shutdown goes on.
         """
-        if self._restored or os.getpid() != self._pid:
-            return  # a forked child holds nothing
+        self._leave_the_parents()
+        if self._restored:
+            return
         self._restored = True
         self._on_collect.cancel()
         if not self._held or not self.restore_at_shutdown or not self.channel.do_restore:

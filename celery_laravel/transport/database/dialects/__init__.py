@@ -61,6 +61,9 @@ class Dialect(Protocol):
     def is_stale(self, connection: Connection) -> bool:
         """Whether the server has closed ``connection`` meanwhile; called before every use, so it asks nobody."""
 
+    def leave_behind(self, connection: Connection) -> None:
+        """In a forked child: have no part in ``connection``, which the parent goes on with."""
+
     def version(self, connection: Connection) -> int:
         """A number that changes when there may be new messages; cheap enough to ask all the time."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -138,6 +139,21 @@ class ServerDialect(ABC):
         """
         descriptor = self.descriptor(connection.connection.driver_connection)
         return descriptor is None or _has_something_to_read(descriptor)
+
+    def leave_behind(self, connection: Connection) -> None:
+        """Close the child's copy of the socket without a word to the server.
+
+        A server ends a session, and gives back the locks of a killed process,
+        only when the last copy is closed. Something else is put in its place,
+        so that nobody gets that number whom the driver could then talk to.
+        """
+        if connection.closed or connection.invalidated:
+            return
+        descriptor = self.descriptor(connection.connection.driver_connection)
+        if descriptor is not None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor, inheritable=False)
+            os.close(nothing)
 
     def version(self, connection: Connection) -> int:
         """As the contract says: nobody tells of changes, so it changes each polling interval."""

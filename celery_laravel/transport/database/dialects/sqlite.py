@@ -124,6 +124,9 @@ class SQLiteDialect:
         """Never: there is no server that could close it."""
         return False
 
+    def leave_behind(self, connection: Connection) -> None:
+        """Leave the files open: to close one ends whatever locks this process has on it."""
+
     def reserving(self, tables: Tables) -> Fetch:
         """As the contract says; an ``UPDATE … RETURNING`` holds the write lock from its first step."""
         messages = tables.messages
