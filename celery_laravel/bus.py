@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import current_app
 
+from celery_laravel import clock
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.pending_batch import PendingBatch
@@ -87,6 +88,21 @@ class Bus:
         return [
             Batch(record, self.app) for record in runtime_of(self.app).store.batches.all(limit=limit, before=before)
         ]
+
+    @_OfTheApp
+    def prune_batches(self, hours: float = 24, unfinished: float | None = None, cancelled: float | None = None) -> int:
+        """Remove batches that finished more than so many hours ago; return how many.
+
+        With ``unfinished`` those go too that were created so many hours ago and
+        have not finished, with ``cancelled`` those that were created so many
+        hours ago and have been cancelled. Jobs of a removed batch that are still
+        queued run, and are not counted.
+        """
+        return runtime_of(self.app).store.batches.prune(
+            finished_before=clock.hours_ago(hours),
+            created_before=None if unfinished is None else clock.hours_ago(unfinished),
+            cancelled_before=None if cancelled is None else clock.hours_ago(cancelled),
+        )
 
     @_PropertyOfTheApp
     def failed(self) -> FailedJobs:

@@ -7,7 +7,7 @@ machines whose clocks differ agree.
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 
 def now() -> float:
@@ -18,3 +18,8 @@ def now() -> float:
 def as_datetime(timestamp: float) -> datetime:
     """An aware datetime in UTC for a reading of `now`."""
     return datetime.fromtimestamp(timestamp, tz=timezone.utc)
+
+
+def hours_ago(hours: float) -> datetime:
+    """The instant so many hours before this one."""
+    return as_datetime(now()) - timedelta(hours=hours)

@@ -1,4 +1,4 @@
-"""``batches``, ``batch``, ``retry-batch`` and ``cancel-batch``."""
+"""``batches``, ``batch``, ``retry-batch``, ``cancel-batch`` and ``prune-batches``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_laravel.cli.text import count, did_you_mean, instant
 from celery_laravel.cli.watching import watch_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from celery_laravel.dispatch.batch import Batch
 
@@ -22,6 +22,11 @@ _PAGE = 200
 _COLUMNS = ("ID", "State", "Progress", "Jobs", "Failed", "Created at", "Name")
 _NAMED = 20
 """How many failed jobs of a batch are named; the rest is counted."""
+
+
+def _hours_option(name: str, told: str, default: float | None = None) -> Callable[[Any], Any]:
+    hours = click.FloatRange(min=0)
+    return click.option(name, type=hours, default=default, show_default=default is not None, metavar="N", help=told)
 
 
 @click.command()
@@ -74,14 +79,15 @@ def retry_batch(ctx: click.Context, batch_id: str) -> None:
     """Send the failed jobs of a batch again, each from attempt 1, with the rest of their chains."""
     session = session_of(ctx)
     found = _find(session, batch_id)
-    records = [job for job in map(session.failed.find, found.failed_job_ids) if job is not None]
+    failed = found.failed_job_ids
+    records = [job for job in map(session.failed.find, failed) if job is not None]
     records.sort(key=lambda job: job.failed_at, reverse=True)
     sent = send_again(session, [job.id for job in records])
-    told = f"{count(sent, 'failed job')} sent again." if found.failed_job_ids else "The batch has no failed jobs."
+    told = f"{count(sent, 'failed job')} sent again." if failed else "The batch has no failed jobs."
     session.output.say(told)
-    if gone := len(found.failed_job_ids) - len(records):
+    if gone := len(failed) - len(records):
         session.output.note(f"{count(gone, 'failed job')} cannot be retried: no record is left.")
-    if sent < len(found.failed_job_ids):
+    if sent < len(failed):
         ctx.exit(Exit.NOT_DONE)
 
 
@@ -97,6 +103,21 @@ def cancel_batch(ctx: click.Context, batch_id: str) -> None:
         return
     after = found.cancel()
     session.output.say(f"The batch is cancelled; {count(after.pending_jobs, 'job')} outstanding.")
+
+
+@click.command("prune-batches")
+@_hours_option("--hours", "Keep batches that finished within the last N hours.", default=24)
+@_hours_option("--unfinished", "Remove unfinished batches, too, that were created more than N hours ago.")
+@_hours_option("--cancelled", "Remove cancelled batches, too, that were created more than N hours ago.")
+@click.pass_context
+def prune_batches(ctx: click.Context, hours: float, unfinished: float | None, cancelled: float | None) -> None:
+    """Remove batches that finished some time ago; meant to be run on a schedule.
+
+    Jobs of a removed batch that are still queued run, and are not counted.
+    """
+    session = session_of(ctx)
+    removed = session.bus.prune_batches(hours=hours, unfinished=unfinished, cancelled=cancelled)
+    session.output.say(f"{count(removed, 'batch')} removed.")
 
 
 def state_of(batch: Batch) -> str:
@@ -149,8 +170,8 @@ def _facts(batch: Batch) -> list[tuple[str, str]]:
         ("Finished at", instant(batch.finished_at)),
         ("Options", ", ".join(f"{key}={value}" for key, value in batch.options.items())),
     ]
-    if ids := sorted(batch.failed_job_ids):
-        more = [f"… and {len(ids) - _NAMED:,} more"] if len(ids) > _NAMED else []
+    if ids := sorted(batch.to_dict()["failed_job_ids"]):
+        more = [f"… and {batch.failed_jobs - _NAMED:,} more"] if batch.failed_jobs > _NAMED else []
         facts.append(("Failed jobs", "\n".join([*ids[:_NAMED], *more]) + ("\n" if len(ids) > 1 else "")))
     return [(name, value) for name, value in facts if value]
 

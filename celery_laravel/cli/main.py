@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from celery_laravel.cli.batches import batch, batches, cancel_batch, retry_batch
+from celery_laravel.cli.batches import batch, batches, cancel_batch, prune_batches, retry_batch
 from celery_laravel.cli.exits import plain_errors
 from celery_laravel.cli.failed_jobs import failed, flush, forget, prune_failed, retry
 from celery_laravel.cli.locks import locks, unlock
@@ -36,6 +36,6 @@ def laravel(ctx: click.Context, /, **_: Any) -> None:
 
 
 _FAILED_JOBS = (failed, retry, forget, flush, prune_failed)
-_BATCHES = (batches, batch, retry_batch, cancel_batch)
+_BATCHES = (batches, batch, retry_batch, cancel_batch, prune_batches)
 for _command in (*_FAILED_JOBS, *_BATCHES, locks, unlock, migrate):
     laravel.add_command(_command)

@@ -83,8 +83,13 @@ class Batch:
 
     @property
     def failed_job_ids(self) -> list[str]:
-        """The ids of the failed jobs, in no particular order."""
-        return list(self._record.failed_job_ids)
+        """The ids of the failed jobs, in no particular order.
+
+        A snapshot holds a hundred of them; of more, all are asked of the store,
+        as they are at that moment.
+        """
+        known = self._record.failed_job_ids
+        return list(known) if len(known) >= self.failed_jobs else self._store.batches.failed_ids(self.id)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -139,7 +144,7 @@ class Batch:
         return self._record.allows_failures
 
     def to_dict(self) -> dict[str, Any]:
-        """The batch as values that JSON can carry; instants in ISO 8601."""
+        """The batch as values that JSON can carry; instants in ISO 8601, and of the failed jobs at most 100 ids."""
         return {
             "id": self.id,
             "name": self.name,
@@ -148,7 +153,7 @@ class Batch:
             "processed_jobs": self.processed_jobs,
             "failed_jobs": self.failed_jobs,
             "skipped_jobs": self.skipped_jobs,
-            "failed_job_ids": self.failed_job_ids,
+            "failed_job_ids": list(self._record.failed_job_ids),
             "progress": self.progress,
             "finished": self.finished,
             "cancelled": self.cancelled,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery_laravel import clock
@@ -11,8 +10,6 @@ from celery_laravel.dispatch.failed_jobs import retry_failed_job
 from celery_laravel.stores.factory import failed_jobs_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from celery import Celery
 
     from celery_laravel.stores.records import FailedJob
@@ -69,12 +66,8 @@ class FailedJobs:
 
     def flush(self, hours: float | None = None) -> int:
         """Remove all records, or those that are older than so many hours; return how many."""
-        return self._store.flush(before=None if hours is None else _hours_ago(hours))
+        return self._store.flush(before=None if hours is None else clock.hours_ago(hours))
 
     def prune(self, hours: float = 24) -> int:
         """Remove the records that are older than so many hours; return how many."""
-        return self._store.flush(before=_hours_ago(hours))
-
-
-def _hours_ago(hours: float) -> datetime:
-    return clock.as_datetime(clock.now()) - timedelta(hours=hours)
+        return self._store.flush(before=clock.hours_ago(hours))

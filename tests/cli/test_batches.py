@@ -123,3 +123,33 @@ def test_a_batch_is_cancelled_once(run: Run, make_batch: MakeBatch, app: Celery)
     again = run("cancel-batch", "01")
     assert again.exit_code == 0
     assert again.stdout.startswith("The batch was cancelled already, at ")
+
+
+def test_pruning_takes_what_finished_long_ago_and_more_when_told(run: Run, make_batch: MakeBatch):
+    make_batch("01", 1, succeeded=1)
+    make_batch("02", 1)
+    make_batch("03", 1, cancelled=True)
+    assert run("prune-batches").stdout == "0 batches removed.\n"
+    assert run("prune-batches", "--hours", "0").stdout == "1 batch removed.\n"
+    assert run("prune-batches", "--unfinished", "24", "--cancelled", "24").stdout == "0 batches removed.\n"
+    assert run("prune-batches", "--cancelled", "0").stdout == "1 batch removed.\n"
+    assert run("prune-batches", "--unfinished", "0").stdout == "1 batch removed.\n"
+    assert json.loads(run("batches", "--json").stdout) == []
+
+
+def test_pruning_by_a_time_that_is_none_is_refused(run: Run):
+    result = run("prune-batches", "--hours", "-1")
+    assert result.exit_code == 2
+    assert "--hours" in result.stderr
+
+
+def test_of_very_many_failed_jobs_some_are_named_and_all_can_be_had(run: Run, make_batch: MakeBatch, app: Celery):
+    make_batch("01", 130, failed=130)
+    shown = run("batch", "01").stdout
+    assert "130 failed" in shown
+    assert "… and 110 more" in shown
+    batch = Bus(app).find_batch("01")
+    assert batch is not None
+    assert sorted(batch.failed_job_ids) == sorted(f"01-job-{number}" for number in range(130))
+    data = json.loads(run("batch", "01", "--json").stdout)
+    assert (data["failed_jobs"], len(data["failed_job_ids"])) == (130, 100)

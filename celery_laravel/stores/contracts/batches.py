@@ -77,7 +77,10 @@ class BatchStore(Protocol):
         """Cancel a batch; ``changed`` tells whether this call did. None when it is not known."""
 
     def find(self, batch_id: str) -> BatchRecord | None:
-        """The batch as it stands, or None."""
+        """The batch as it stands, or None; in one exchange with the server, whatever its size."""
+
+    def failed_ids(self, batch_id: str) -> list[str]:
+        """The ids of all its failed jobs, in no particular order; none when the batch is not known."""
 
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         """Batches, newest first; with ``before``, only those older than that batch, and none when it is not known.
@@ -101,8 +104,17 @@ class BatchStore(Protocol):
         the rest comes once these are marked.
         """
 
-    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
-        """Remove batches that finished before an instant, and unfinished ones created before another; return how many.
+    def prune(
+        self,
+        *,
+        finished_before: datetime | None = None,
+        created_before: datetime | None = None,
+        cancelled_before: datetime | None = None,
+    ) -> int:
+        """Remove old batches; return how many.
 
-        Each batch is removed in one step; all of them need not be.
+        These are the ones that finished before ``finished_before``, the unfinished
+        ones that were created before ``created_before``, and the cancelled ones,
+        finished or not, that were created before ``cancelled_before``. Each batch
+        is removed in one step; all of them need not be.
         """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import clock
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import BatchChange, BatchRecord, Callback, Mark, MemberState
+from celery_laravel.stores.records import FAILED_IDS_NAMED, BatchChange, BatchRecord, Callback, Mark, MemberState
 
 if TYPE_CHECKING:
     import threading
@@ -127,6 +128,11 @@ class MemoryBatchStore:
             batch = self._batches.get(batch_id)
             return None if batch is None else _record(batch)
 
+    def failed_ids(self, batch_id: str) -> list[str]:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            return [] if batch is None else list(batch.failed_ids.values())
+
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         with self._lock:
             newest = sorted(self._batches.values(), key=_age, reverse=True)
@@ -157,13 +163,20 @@ class MemoryBatchStore:
             waiting.sort(key=lambda found: found[0])
             return [(_record(batch), callback) for _, batch, callback in waiting]
 
-    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
+    def prune(
+        self,
+        *,
+        finished_before: datetime | None = None,
+        created_before: datetime | None = None,
+        cancelled_before: datetime | None = None,
+    ) -> int:
         with self._lock:
             gone = [
                 batch_id
                 for batch_id, batch in self._batches.items()
                 if _is_before(batch.finished_at, finished_before)
                 or (batch.finished_at is None and _is_before(batch.created_at, created_before))
+                or (batch.cancelled_at is not None and _is_before(batch.created_at, cancelled_before))
             ]
             for batch_id in gone:
                 del self._batches[batch_id]
@@ -244,7 +257,7 @@ def _record(batch: _Batch) -> BatchRecord:
         pending_jobs=batch.pending,
         failed_jobs=len(batch.failed_ids),
         skipped_jobs=batch.skipped,
-        failed_job_ids=tuple(batch.failed_ids.values()),
+        failed_job_ids=tuple(islice(batch.failed_ids.values(), FAILED_IDS_NAMED)),
         options=batch.new.options,
         callbacks=batch.new.callbacks,
         allows_failures=batch.new.allows_failures,

@@ -2,7 +2,7 @@
 
 from celery_laravel.stores.records.attempts import AttemptEnd, AttemptStart, StartStatus
 from celery_laravel.stores.records.batches import (
-    FAILED_IDS_IN_CHANGE,
+    FAILED_IDS_NAMED,
     JSON,
     BatchChange,
     BatchRecord,
@@ -18,7 +18,7 @@ from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, Wind
 from celery_laravel.stores.records.locks import LockAnswer, LockRecord, LockRequest
 
 __all__ = [
-    "FAILED_IDS_IN_CHANGE",
+    "FAILED_IDS_NAMED",
     "JSON",
     "AttemptEnd",
     "AttemptStart",

@@ -71,14 +71,19 @@ class NewBatch:
     allows_failures: bool = False
 
 
+FAILED_IDS_NAMED = 100
+"""Of so many failed jobs a `BatchRecord` gives the ids; `BatchStore.failed_ids` gives those of all."""
+
+
 @dataclass(frozen=True)
 class BatchRecord:
     """A batch at one instant.
 
     ``total_jobs = succeeded + failed_jobs + skipped_jobs + pending_jobs`` holds
-    in every record. ``failed_job_ids`` are in no particular order and as many
-    as ``failed_jobs``. ``is_open`` tells that its dispatch has not ended, so it
-    cannot finish yet.
+    in every record. ``failed_job_ids`` are in no particular order, and at most
+    `FAILED_IDS_NAMED`: all of them, where no more have failed, so that a look at
+    a batch costs the same whatever became of its members. ``is_open`` tells that
+    its dispatch has not ended, so it cannot finish yet.
     """
 
     id: str
@@ -98,10 +103,6 @@ class BatchRecord:
     first_exception: Mapping[str, JSON] | None
 
 
-FAILED_IDS_IN_CHANGE = 100
-"""Up to so many failed jobs, a `BatchChange` names them all."""
-
-
 @dataclass(frozen=True)
 class BatchChange:
     """What one step changed in a batch.
@@ -111,9 +112,8 @@ class BatchChange:
     they are to be sent; the store remembers them as due until
     `BatchStore.mark_sent`.
 
-    Of more than `FAILED_IDS_IN_CHANGE` failed jobs, ``batch.failed_job_ids``
-    may be empty here, so that a step costs the same however many failed
-    before; `BatchStore.find` gives them all.
+    Of more than `FAILED_IDS_NAMED` failed jobs, ``batch.failed_job_ids`` may be
+    empty here.
     """
 
     batch: BatchRecord

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from celery_laravel.stores.redis.scripts import Argument, Call, Script
 
 PAGE = 200
+PAGE_OF_IDS = 1000
 DUE_AT_ONCE = 1000
 MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
 """Milliseconds for which the answer to a call is kept, should it come again because its answer was lost."""
@@ -83,6 +84,16 @@ class RedisBatchStore:
         change = self._ask(_FIND, batch_id)
         return None if change is None else change.batch
 
+    def failed_ids(self, batch_id: str) -> list[str]:
+        found: dict[bytes, bytes] = {}  # by index: going through a hash may show one twice
+        cursor = b"0"
+        while True:
+            key = self._keys.batch(batch_id)[2]
+            cursor, page = self._connections.command("HSCAN", key, cursor, "COUNT", PAGE_OF_IDS)
+            found.update(page.items() if isinstance(page, dict) else zip(page[::2], page[1::2], strict=True))
+            if int(cursor) == 0:
+                return [job_id.decode() for job_id in found.values()]
+
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         end = b"+"
         if before is not None:
@@ -129,10 +140,16 @@ class RedisBatchStore:
             due.append((batch, Callback(mark.kind, mark.position, registered[mark.position], mark.occasion, exception)))
         return due
 
-    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
+    def prune(
+        self,
+        *,
+        finished_before: datetime | None = None,
+        created_before: datetime | None = None,
+        cancelled_before: datetime | None = None,
+    ) -> int:
         bounds = [
             f"{as_microseconds(instant):016d}" if instant is not None else ""
-            for instant in (finished_before, created_before)
+            for instant in (finished_before, created_before, cancelled_before)
         ]
         latest = max(bounds)  # what was not created by then can neither have finished
         pruned = 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import SmallInteger, and_, select, true, update
+from sqlalchemy import SmallInteger, and_, select, true, type_coerce, update
 
-from celery_laravel.stores.records import BatchChange
+from celery_laravel.stores.records import FAILED_IDS_NAMED, BatchChange
 from celery_laravel.stores.sqlalchemy.batch_changes import closing, ending, record_of, told
-from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving
+from celery_laravel.stores.sqlalchemy.columns import Identifier, Identifiers, given, giving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -53,11 +53,23 @@ class BatchRows:
 
     def records(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[BatchRecord]:
         """The records of rows, with the failed ids of now: the transaction holds the rows, or sees one instant."""
-        failed: dict[int, list[str]] = {row.number: [] for row in rows if row.failed}
+        failed: dict[int, list[str]] = {row.number: [] for row in rows if 0 < row.failed <= FAILED_IDS_NAMED}
         for part in sliced(failed):
             for failure in connection.execute(self._failed, giving(numbers=part)):
                 failed[failure.batch].append(failure.job_id)
+        for row in rows:
+            if row.failed > FAILED_IDS_NAMED:
+                failed[row.number] = list(connection.scalars(self._some_failed, giving(number=row.number)))
         return [record_of(row, failed.get(row.number, ())) for row in rows]
+
+    def look(self, connection: Connection, batch_id: str) -> BatchRecord | None:
+        """The record of a batch as it is, by one statement."""
+        row = connection.execute(self._looking, giving(id=batch_id)).first()
+        return None if row is None else record_of(row, row.named or ())
+
+    def failed_ids(self, connection: Connection, batch_id: str) -> list[str]:
+        """The ids of all its failed jobs."""
+        return list(connection.scalars(self._all_failed, giving(id=batch_id)))
 
     @cached_property
     def _mine(self) -> ColumnElement[bool]:
@@ -75,6 +87,26 @@ class BatchRows:
     def _failed(self) -> Select[Any]:
         failures = self._failures.c
         return select(failures.batch, failures.job_id).where(failures.batch.in_(given("numbers", expanding=True)))
+
+    @cached_property
+    def _some_failed(self) -> Select[Any]:
+        """In their order, so that a batch that has not changed is told in the same words."""
+        failures = self._failures.c
+        mine = select(failures.job_id).where(failures.batch == given("number"))
+        return mine.order_by(failures.position).limit(FAILED_IDS_NAMED)
+
+    @cached_property
+    def _all_failed(self) -> Select[Any]:
+        """Finds the batch under a name of its own, to stand inside a statement that finds it too."""
+        failures, owner = self._failures.c, self._batches.alias("owner")
+        ids = select(failures.job_id).join(owner, owner.c.number == failures.batch)
+        return ids.where(owner.c.id == given("id", Identifier())).order_by(failures.position)
+
+    @cached_property
+    def _looking(self) -> Select[Any]:
+        some = self._all_failed.limit(FAILED_IDS_NAMED).subquery("some")
+        named = select(type_coerce(self._dialect.listed(some.c.job_id), Identifiers())).scalar_subquery()
+        return select(*told(self._batches), named.label("named")).where(self._mine)
 
     # -- changing ----------------------------------------------------------------------------------
     @cached_property

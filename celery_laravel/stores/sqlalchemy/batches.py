@@ -15,7 +15,6 @@ from celery_laravel.stores.sqlalchemy.batch_changes import (
     ORDER,
     callbacks_of,
     fired_by,
-    record_of,
     told,
     waiting_in,
 )
@@ -175,15 +174,10 @@ class SQLBatchStore:
         return self._database.transaction(work)
 
     def find(self, batch_id: str) -> BatchRecord | None:
-        row = self._database.single(lambda connection: self._rows.find(connection, batch_id))
-        if row is None or not row.failed:
-            return None if row is None else record_of(row, ())
+        return self._database.single(lambda connection: self._rows.look(connection, batch_id))
 
-        def work(connection: Connection) -> BatchRecord | None:
-            row = self._rows.find(connection, batch_id)
-            return None if row is None else self._rows.record(connection, row)
-
-        return self._database.snapshot(work)
+    def failed_ids(self, batch_id: str) -> list[str]:
+        return self._database.single(lambda connection: self._rows.failed_ids(connection, batch_id))
 
     def all(self, *, limit: int = 50, before: str | None = None) -> list[BatchRecord]:
         batch = self._batches.c
@@ -237,8 +231,13 @@ class SQLBatchStore:
 
         return self._database.snapshot(work)
 
-    def prune(self, *, finished_before: datetime | None = None, created_before: datetime | None = None) -> int:
-        removed = 0
+    def prune(
+        self,
+        *,
+        finished_before: datetime | None = None,
+        created_before: datetime | None = None,
+        cancelled_before: datetime | None = None,
+    ) -> int:
         batch = self._batches.c
         ages: list[ColumnElement[bool]] = []
         if finished_before is not None:
@@ -246,11 +245,22 @@ class SQLBatchStore:
         if created_before is not None:
             is_older = batch.created_at < microseconds(created_before.timestamp())
             ages.append(and_(batch.finished_at.is_(None), is_older))
-        for is_old in ages:
-            for number in self._database.single(partial(_scalars, statement=select(batch.number).where(is_old))):
+        if cancelled_before is not None:
+            is_older = batch.created_at < microseconds(cancelled_before.timestamp())
+            ages.append(and_(batch.cancelled_at.is_not(None), is_older))
+        return sum(map(self._prune, ages))
+
+    def _prune(self, is_old: ColumnElement[bool]) -> int:
+        """Remove batches a slice at a time, each in a transaction of its own; return how many."""
+        batch = self._batches.c
+        removed, last = 0, -1
+        old = select(batch.number).where(is_old).order_by(batch.number).limit(SLICE)
+        while numbers := self._database.single(partial(_scalars, statement=old.where(batch.number > last))):
+            for number in numbers:
                 # By age again, since it may have been revived meanwhile.
                 remove = partial(self._remove, same=and_(batch.number == number, is_old))
                 removed += self._database.transaction(remove)
+            last = numbers[-1]
         return removed
 
     # -- steps -------------------------------------------------------------------------------------

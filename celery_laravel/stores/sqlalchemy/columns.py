@@ -135,6 +135,17 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+class Identifiers(Json):
+    """Several columns of `Identifier` that the back end has put into one text as JSON."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """The ids as they were given."""
+        ids = super().process_result_value(value, dialect)
+        return ids and [Identifier().process_result_value(kept, dialect) for kept in ids]
+
+
 Microseconds = BigInteger
 """An instant since the epoch, or a duration: whole microseconds are exact where a double would be nearly so."""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.stores.records import BatchChange, BatchRecord, Mark, MemberEnd, MemberState, NewBatch
+from celery_laravel.stores.records import (
+    FAILED_IDS_NAMED,
+    BatchChange,
+    BatchRecord,
+    Mark,
+    MemberEnd,
+    MemberState,
+    NewBatch,
+)
 
 if TYPE_CHECKING:
     from celery_laravel.stores.contracts import Store
@@ -74,7 +82,7 @@ def found(store: Store, batch_id: str = "batch") -> BatchRecord:
     record = store.batches.find(batch_id)
     assert record is not None
     check_counts(record)
-    assert len(record.failed_job_ids) == record.failed_jobs
+    assert len(record.failed_job_ids) == min(record.failed_jobs, FAILED_IDS_NAMED)
     return record
 
 

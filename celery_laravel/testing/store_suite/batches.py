@@ -206,6 +206,18 @@ class BatchSuite:
         assert store.batches.prune(created_before=finished_at + timedelta(days=1)) == 0
         assert store.batches.prune(finished_before=finished_at + timedelta(seconds=1)) == 1
 
+    def test_cancelled_batches_are_pruned_by_their_beginning(self, store: Store, advance: Advance) -> None:
+        for batch_id in ("cancelled", "cancelled and finished", "going on"):
+            make(store, 1, batch_id=batch_id)
+        for batch_id in ("cancelled", "cancelled and finished"):
+            store.batches.cancel(batch_id)
+        succeed(store, 0, batch_id="cancelled and finished")
+        advance(advance.short)
+        later = make(store, 1, batch_id="later")
+        store.batches.cancel("later")
+        assert store.batches.prune(cancelled_before=later.created_at) == 2
+        assert set(_ids(store.batches.all())) == {"going on", "later"}
+
     def test_what_is_due_is_pruned_with_its_batch(self, store: Store) -> None:
         made = make(store)
         assert store.batches.due(older_than=timedelta())

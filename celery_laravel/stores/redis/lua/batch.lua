@@ -9,7 +9,7 @@
 
 local PENDING, SUCCEEDED, FAILED, SKIPPED = 0, 1, 2, 3
 local RANK = {before = 0, progress = 1, failure = 2, catch = 3, ["then"] = 4, next = 5, finally = 6} -- their order
-local NAMED_IN_CHANGE = 100
+local NAMED = 100
 local SLICE = 1000 -- members to a command: Lua bounds how many arguments a call takes
 
 local function read_batch()
@@ -32,10 +32,25 @@ local function write_batch(batch)
         "fired", batch.fired)
 end
 
+-- The ids of its failed jobs, or some of them, which stay the same as long as none fails or is retried.
+local function named(batch)
+    if batch.failed <= NAMED then return redis.call("HVALS", KEYS[3]) end
+    local ids, cursor = {}, "0"
+    repeat
+        local page = redis.call("HSCAN", KEYS[3], cursor, "COUNT", NAMED)
+        cursor = page[1]
+        for place = 2, #page[2], 2 do
+            if #ids < NAMED then table.insert(ids, page[2][place]) end
+        end
+    until #ids == NAMED or cursor == "0"
+    return ids
+end
+
 -- The batch as text, CHANGED TOTAL PENDING FAILED SKIPPED OPEN ALLOWS CREATED CANCELLED FINISHED DUE, where - stands
--- for none, and what is due is KIND,KIND:OCCASION… If the caller lacks more, a list: that text, the fixed part, the first exception, the failed ids, each as
--- JSON or empty. Without `everything`, ids are given only while they are few.
-local function answer(batch, changed, due, everything)
+-- for none, and what is due is KIND,KIND:OCCASION… If the caller lacks more, a list: that text, the fixed part, the
+-- first exception, the failed ids, each as JSON or empty. Of more than a few failed jobs, `names` gives some ids;
+-- otherwise none.
+local function answer(batch, changed, due, names)
     local head = table.concat({
         changed and 1 or 0, batch.total, batch.pending, batch.failed, batch.skipped, batch.open, batch.allows,
         batch.created, batch.cancelled, batch.finished, due and #due > 0 and table.concat(due, ",") or "-",
@@ -43,13 +58,13 @@ local function answer(batch, changed, due, everything)
     local is_known = ARGV[2] == batch.created
     local has_caught = string.find(batch.fired, "catch", 1, true)
     local wants_exception = has_caught and not (is_known and ARGV[3] == "1")
-    local wants_ids = batch.failed > 0 and (everything or batch.failed <= NAMED_IN_CHANGE)
+    local wants_ids = batch.failed > 0 and (names or batch.failed <= NAMED)
     if is_known and not wants_exception and not wants_ids then return head end
     return {
         head,
         is_known and "" or redis.call("HGET", KEYS[1], "fixed"),
         wants_exception and redis.call("HGET", KEYS[1], "exception") or "",
-        wants_ids and cjson.encode(redis.call("HVALS", KEYS[3])) or "",
+        wants_ids and cjson.encode(named(batch)) or "",
     }
 end
 

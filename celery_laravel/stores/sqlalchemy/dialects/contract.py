@@ -90,6 +90,10 @@ class Dialect(ABC):
         """Make a DELETE that gives ``columns`` of the rows that it removed."""
 
     @abstractmethod
+    def listed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The values of a column in all rows, as one text that is JSON; NULL or an empty list where there are none."""
+
+    @abstractmethod
     def change(self, statement: Update, *, columns: Sequence[ColumnElement[Any]], where: ColumnElement[bool]) -> Change:
         """Make an UPDATE of one row that gives ``columns`` of the changed row back, or None when there was none.
 

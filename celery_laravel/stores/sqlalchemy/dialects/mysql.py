@@ -44,6 +44,9 @@ class MySQL(Dialect):
     def now(self) -> ColumnElement[int]:
         return cast(func.unix_timestamp(func.now(text("6"))) * literal_column("1000000"), BigInteger)
 
+    def listed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.json_arrayagg(column)
+
     def insert_new(self, table: Table) -> Insert:
         return insert(table).inline().prefix_with("IGNORE")
 

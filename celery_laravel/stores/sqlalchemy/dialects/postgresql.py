@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, cast, extract, func, literal_column, select
+from sqlalchemy import BigInteger, Text, cast, extract, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 
 from celery_laravel.stores.sqlalchemy.dialects.on_conflict import OnConflict
@@ -29,6 +29,9 @@ class PostgreSQL(OnConflict):
     @property
     def now(self) -> ColumnElement[int]:
         return cast(extract("epoch", func.statement_timestamp()) * literal_column("1000000"), BigInteger)
+
+    def listed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return cast(func.json_agg(column), Text)  # as text, since drivers read JSON themselves
 
     def _insert(self, table: Table) -> Any:
         return postgresql.insert(table)

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, bindparam
+from sqlalchemy import BigInteger, bindparam, func
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
@@ -43,6 +43,9 @@ class SQLite(OnConflict):
     @property
     def now(self) -> ColumnElement[int]:
         return self._now
+
+    def listed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.json_group_array(column)
 
     def _insert(self, table: Table) -> Any:
         return sqlite.insert(table)

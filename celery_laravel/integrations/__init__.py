@@ -1,0 +1,1 @@
+"""Where this library meets others, one package each; each needs the extra of its name."""
