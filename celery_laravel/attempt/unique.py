@@ -68,22 +68,6 @@ def lease_for(task: Any, header: Header, job_id: str) -> LockRequest | None:
     return LockRequest(key, job_id, KIND, task.name, leases.LEASE, is_lease=True)
 
 
-def hold_while_queued(task: Any, header: Header, job_id: str) -> None:
-    """Let the lock of a job that goes back to its queue last until it starts again; called before it is sent.
-
-    A lock that was lost meanwhile is not taken from its new holder. A store
-    that does not answer keeps no job from its queue: the lease then runs out,
-    and the job takes the lock again when it starts.
-    """
-    key = header.unique
-    if key is None or (header.unique_for is not None and key != running_key(key)):
-        return
-    try:
-        store_for(task).locks.acquire(LockRequest(key, job_id, KIND, task.name))
-    except Exception:
-        logger.exception("The unique lock %s of job %s is held for a minute only", key, job_id)
-
-
 def is_held_until_processing(options: JobOptions) -> bool:
     """Whether a job's lock is freed just before its code runs."""
     return options.unique == UNTIL_PROCESSING

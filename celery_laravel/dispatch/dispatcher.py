@@ -9,7 +9,6 @@ from celery.utils import uuid
 
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
-from celery_laravel.attempt.unique import hold_while_queued
 from celery_laravel.dispatch import debounce, unique
 from celery_laravel.dispatch.suppressed import suppress
 from celery_laravel.errors import ConfigurationError
@@ -77,9 +76,7 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
     unique_for = options.pop("unique_for", None)
     header = read_header(options.get("headers"))
     if header.was_dispatched:
-        if header.turn and not header.waits and task_id is not None:
-            hold_while_queued(task, header, task_id)
-        return publish(task_id=task_id, **options)
+        return _send_again(task, publish, header, task_id, options)
     args, kwargs = args or (), kwargs or {}
     is_awaited, task_id = task_id is not None, task_id or uuid()
     if not unique.is_checked(task, header):
@@ -96,6 +93,18 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
         raise
     lock.confirm()
     result.suppressed = False
+    return result
+
+
+def _send_again(
+    task: Any, publish: Callable[..., Any], header: Header, task_id: str | None, options: dict[str, Any]
+) -> Any:
+    lock = None if task_id is None else unique.lock_of_waiting(task, header, task_id)
+    if lock is None:
+        return publish(task_id=task_id, **options)
+    lock.hold_on()
+    result = publish(task_id=task_id, **options)
+    lock.confirm()
     return result
 
 

@@ -72,6 +72,18 @@ class UniqueDispatch:
         except Exception:
             logger.exception("The unique lock %s of job %s is held for a minute only", *self._names)
 
+    def hold_on(self) -> None:
+        """Hold the lock of a job that is about to go back to its queue: until `confirm` for a minute, as at dispatch.
+
+        A lock that was lost meanwhile is not taken from its new holder. A store
+        that does not answer keeps no job from its queue: the lease then runs
+        out, and the job takes the lock again when it starts.
+        """
+        try:
+            self.locks.acquire(self.request)
+        except Exception:
+            logger.exception("The unique lock %s of job %s is held for a minute only", *self._names)
+
     def give_up(self) -> None:
         """Free the lock, as the message could not be published. What goes wrong here leaves the first exception."""
         if self.own_attempt is not None:  # whose lock it still is
@@ -111,6 +123,20 @@ def lock_of(  # noqa: PLR0917  the parts of one dispatch
     key = unique.queued_key(shortened(task.name + key_suffix(task, args, kwargs), unique.LONGEST_NAME))
     request = LockRequest(key, task_id, unique.KIND, task.name, ttl or PENDING, payload=payload)
     return UniqueDispatch(unique.store_for(task).locks, request, ttl, _own_attempt(task, task_id))
+
+
+def lock_of_waiting(task: Any, header: Header, job_id: str) -> UniqueDispatch | None:
+    """The lock of a job that goes back to its queue; None where it has none, or one with a fixed end.
+
+    A copy of a message, or a job that has not been started, holds what it holds.
+    """
+    key = header.unique
+    if key is None or not header.turn or header.waits:
+        return None
+    if header.unique_for is not None and key != unique.running_key(key):
+        return None
+    request = LockRequest(key, job_id, unique.KIND, task.name, PENDING)
+    return UniqueDispatch(unique.store_for(task).locks, request, None)
 
 
 def check_unique_for(task: Any, unique_for: Any) -> None:

@@ -196,6 +196,37 @@ def test_a_process_that_dies_before_its_message_is_out_holds_the_lock_for_a_minu
     assert not task.delay().suppressed
 
 
+@pytest.mark.parametrize("how", ["release", "retry"])
+def test_a_process_that_dies_before_it_has_put_its_job_back_holds_the_lock_for_a_minute(
+    app: Celery, worker: Worker, time: Clock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A job that is acknowledged early has no other message then, so nobody would free a lock without an end."""
+    task = job(app, lambda self: self.release(5) if how == "release" else self.retry(countdown=5), acks_late=False)
+    task.delay()
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app.amqp, "send_task_message", die)
+        with pytest.raises(Killed):
+            worker.work()
+    assert task.delay().suppressed
+    time.now += 60
+    assert not task.delay().suppressed
+
+
+def test_a_job_that_is_put_back_keeps_its_lock_without_an_end(app: Celery, worker: Worker, time: Clock) -> None:
+    task = job(app, lambda self: self.release(5))
+    task.delay()
+    worker.work()
+    time.now += 1000
+    assert task.delay().suppressed
+
+
 def test_a_store_that_does_not_answer_lets_nothing_out(
     app: Celery, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
