@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class FailOnException:
+class FailOnException(Intervening):
     """Fail the job at once, whatever ``tries`` still allows, when its code raises one of these.
 
     Each argument is an exception type or a predicate of the exception.

@@ -1,13 +1,32 @@
-"""What a middleware did to an attempt, told in one way: a line at debug level and a signal."""
+"""What a middleware did to an attempt, told in one way: a line at debug level and a signal.
+
+The library's own tell it themselves, with the key that was busy and the like.
+What others did shows in what the job is to become of.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_laravel import events
+from celery_laravel.attempt.running_job import running_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger("celery_laravel.middleware")
+
+
+class Intervening:
+    """A middleware that tells what it does."""
+
+
+def telling(middleware: Sequence[Any]) -> Sequence[Any]:
+    """The same middleware, each of which tells what it does; as they are where nobody listens."""
+    if not (events.job_intercepted.receivers or logger.isEnabledFor(logging.DEBUG)):
+        return middleware
+    return [layer if isinstance(layer, Intervening) else _Observed(layer) for layer in middleware]
 
 
 def intervene(job: Any, middleware: Any, action: str, *, delay: float | None = None, detail: str = "") -> None:
@@ -35,3 +54,40 @@ def intervene(job: Any, middleware: Any, action: str, *, delay: float | None = N
             delay=delay,
             detail=detail,
         )
+
+
+class _Observed:
+    """A middleware that does not tell what it does, and is watched."""
+
+    def __init__(self, layer: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
+        self._layer = layer
+
+    def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any:  # noqa: A002  the word the documentation uses
+        went_on, before = False, _said(job)
+
+        def go_on(job: Any) -> Any:
+            nonlocal went_on, before
+            went_on = True
+            try:
+                return next(job)
+            finally:
+                before = _said(job)
+
+        value = self._layer(job, go_on)
+        said = _said(job)
+        if said != before or not went_on:
+            release, failure, is_deleted = said
+            if failure is not None:
+                intervene(job, self._layer, "failed", detail=repr(failure))
+            elif is_deleted:
+                intervene(job, self._layer, "deleted")
+            elif release is not None:
+                intervene(job, self._layer, "released", delay=release.delay)
+            else:
+                intervene(job, self._layer, "skipped")
+        return value
+
+
+def _said(job: Any) -> tuple[Any, Any, bool]:
+    verdict = running_of(job).verdict
+    return verdict.release, verdict.failure, verdict.deleted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.middleware.checks import check_flags, seconds_in
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 from celery_laravel.middleware.limits.rate_limiter import is_name, store_name, windows_for
 from celery_laravel.middleware.outage import put_back_for_store
 from celery_laravel.stores.factory import store_of
@@ -30,7 +30,7 @@ PADDING = 0.005
 _NO_LIMIT = LimitAnswer(granted=True)
 
 
-class RateLimited:
+class RateLimited(Intervening):
     """Let a job start only when the limiter of this name, defined by `RateLimiter.define`, has room for it.
 
     A job for which there is no room goes back to its queue until the start of

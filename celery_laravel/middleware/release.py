@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel.middleware.checks import seconds_in
 from celery_laravel.middleware.conditions import holds
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
 
 
-class Release:
+class Release(Intervening):
     """Put the job back when a condition holds, or unless it does; ``delay`` is in seconds or a timedelta.
 
     A release uses up an attempt, unless ``laravel_release_counts`` is False:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.middleware.conditions import holds
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Skip:
+class Skip(Intervening):
     """Skip the job when a condition holds, or unless it does.
 
     A skipped job is done: its chain goes on, its batch counts it as processed,
@@ -47,7 +47,7 @@ class Skip:
         return f"Skip.{'when' if self._expected else 'unless'}({self._condition!r})"
 
 
-class SkipIfBatchCancelled:
+class SkipIfBatchCancelled(Intervening):
     """Skip the job when the batch it belongs to has been cancelled; one call of the store before its code.
 
     @app.task(middleware=[SkipIfBatchCancelled()])

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.middleware.checks import check_by, check_flags, seconds_in, wrong
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 from celery_laravel.middleware.keys import key_of
 from celery_laravel.middleware.limits.limit import is_count
 from celery_laravel.middleware.outage import put_back_for_store
@@ -36,7 +36,7 @@ _PASSES = (Retry, Ignore, Reject, SoftTimeLimitExceeded, ConfigurationError)
 Matching = Sequence[type[BaseException]] | type[BaseException] | Callable[[BaseException], Any]
 
 
-class ThrottlesExceptions:
+class ThrottlesExceptions(Intervening):
     """Put a job back instead of failing it when it raises, and after too many exceptions keep all its kind waiting.
 
     An exception of the job's code is counted, and the job comes back after

@@ -10,7 +10,7 @@ from celery_laravel.attempt.ownership import is_start_of
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.middleware.checks import check_by, check_flags, seconds_in, wrong
-from celery_laravel.middleware.intervention import intervene
+from celery_laravel.middleware.intervention import Intervening, intervene
 from celery_laravel.middleware.keys import key_of, shortened
 from celery_laravel.middleware.outage import put_back_for_store
 from celery_laravel.stores.factory import store_of
@@ -28,7 +28,7 @@ _LONGEST_KEY = 255
 _ME = "WithoutOverlapping"
 
 
-class WithoutOverlapping:
+class WithoutOverlapping(Intervening):
     """Let one job per key run at a time; the others go back to their queue, or are skipped.
 
     The lock is taken before the job's code, in one call of the store, and freed

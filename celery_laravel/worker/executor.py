@@ -16,6 +16,7 @@ from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
 from celery_laravel.message.durations import in_seconds, is_seconds
 from celery_laravel.message.header import Header, read_header
+from celery_laravel.middleware.intervention import telling
 from celery_laravel.middleware.pipeline import send_through
 from celery_laravel.worker.defaults import timeout_of
 from celery_laravel.worker.starting import NotStarted, start, started, was_kept_waiting
@@ -51,7 +52,8 @@ class Executor:
             running.outcome = Failed(error)
             return self._report(task, running, error, args, kwargs)
         try:
-            value = send_through(_middleware(task, running.options, args, kwargs), task, _Code(running, args, kwargs))
+            middleware = telling(_middleware(task, running.options, args, kwargs))
+            value = send_through(middleware, task, _Code(running, args, kwargs))
         except CELERYS_OWN as signal:
             running.outcome = PassedOn(signal)
             return running.outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -200,6 +201,81 @@ def test_the_log_says_at_debug_level_who_turned_a_job_away(app: Celery, caplog: 
         job.dispatch_sync()
 
     assert any("released for 12 s by Release.when(True, delay=12)" in record.getMessage() for record in caplog.records)
+
+
+def by_skipping(job: Any, next: Any) -> str:  # noqa: A002
+    return "skipped"
+
+
+def by_release(job: Any, next: Any) -> None:  # noqa: A002
+    job.release(12)
+
+
+def by_catching(job: Any, next: Any) -> None:  # noqa: A002
+    try:
+        next(job)
+    except OSError:
+        job.release(3)
+
+
+def by_failing(job: Any, next: Any) -> None:  # noqa: A002
+    job.fail("no")
+
+
+def by_deleting_afterwards(job: Any, next: Any) -> Any:  # noqa: A002
+    value = next(job)
+    job.delete()
+    return value
+
+
+def by_nothing(job: Any, next: Any) -> Any:  # noqa: A002
+    return next(job)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (by_skipping, ("skipped", None)),
+        (by_release, ("released", 12.0)),
+        (by_catching, ("released", 3.0)),
+        (by_failing, ("failed", None)),
+        (by_deleting_afterwards, ("deleted", None)),
+        (by_nothing, None),
+    ],
+)
+def test_what_a_middleware_of_the_users_did_is_told_too(
+    app: Celery, caplog: pytest.LogCaptureFixture, layer: Any, told: Any
+) -> None:
+    seen: list[Any] = []
+
+    @app.task(name="pick", middleware=[by_nothing, layer, by_nothing])
+    def job() -> None:
+        if layer is by_catching:
+            raise OSError
+
+    def receiver(middleware: Any, action: str, delay: Any, **_: Any) -> None:
+        seen.append((middleware, action, delay))
+
+    signals.job_intercepted.connect(receiver)
+    try:
+        with caplog.at_level(logging.DEBUG, "celery_laravel.middleware"), contextlib.suppress(JobReleasedError):
+            job.dispatch_sync()
+    finally:
+        signals.job_intercepted.disconnect(receiver)
+
+    assert seen == ([] if told is None else [(layer, *told)])
+    assert [layer.__name__ in line for line in caplog.messages] == ([] if told is None else [True])
+
+
+def test_what_the_code_itself_says_is_not_told_of_its_middleware(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    @app.task(bind=True, name="pick", middleware=[by_nothing])
+    def job(self: Any) -> None:
+        self.fail("no")
+
+    with caplog.at_level(logging.DEBUG, "celery_laravel.middleware"):
+        job.dispatch_sync()
+
+    assert caplog.messages == []
 
 
 def test_a_signal_says_who_turned_a_job_away(app: Celery) -> None:
