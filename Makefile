@@ -73,8 +73,10 @@ celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 	@mkdir -p build && SUITE_WORK=build/celery-suite tests/celery_suite/run.sh unit celery_laravel:Job .
 	@SUITE_WORK=build/celery-suite tests/celery_suite/run.sh integration celery_laravel:Job .
 
-# The tests come last, so that the closing line of the log is theirs.
-ci: lint types imports docs matrix-short test-together ## What the pipeline runs
+# What is quick comes first. The rest waits for processes more than it computes, so it runs side by side; each part is
+# shown when it has ended, the tests last, as they take the longest.
+ci: lint types imports ## What the pipeline runs
+	@$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target docs matrix-short test-together
 
 # The tests have areas of their own on the servers, so several may run at once.
 test-together: $(VENV)/.dev
