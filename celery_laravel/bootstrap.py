@@ -12,6 +12,7 @@ from celery.utils.imports import symbol_by_name
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
+from celery_laravel.operations.chained_batches import add_batch_task
 from celery_laravel.operations.closures import add_closure_task
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
@@ -69,9 +70,9 @@ def install(app: Celery) -> Celery:
     app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
-    app.on_after_finalize.connect(_add_closures, dispatch_uid="celery_laravel.closures")
+    app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
     if app.finalized:
-        add_closure_task(app, Job)
+        _add_jobs(app)
         settings_of(app)
     return app
 
@@ -104,7 +105,9 @@ def embedded(app: Celery, path: str | os.PathLike[str]) -> Celery:
     return app
 
 
-def _add_closures(sender: Celery, **_: Any) -> None:
+def _add_jobs(sender: Celery, **_: Any) -> None:
+    """Give an app the library's own jobs."""
+    add_batch_task(sender, Job)
     add_closure_task(sender, Job)
 
 

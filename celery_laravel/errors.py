@@ -79,6 +79,21 @@ class BatchDispatchError(CeleryLaravelError):
         )
 
 
+class BatchCancelledError(CeleryLaravelError):
+    """A batch that stands for a job of a chain, or of another batch, was cancelled, so that nothing follows it.
+
+    Attributes:
+        batch_id: The batch.
+    """
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+
+    def __str__(self) -> str:
+        return f"Batch {self.batch_id!r} was cancelled."
+
+
 class JobReleasedError(CeleryLaravelError):
     """A job run by ``dispatch_sync`` released itself, so there is no result and no queue to wait in.
 

@@ -60,20 +60,18 @@ def publish_members(
             could not be taken from the iterable, are counted as never to run.
     """
     sent = 0
-    asked = MemberOptions(batch.id, batch.options.get("queue"), batch.options.get("connection"), countdown)
+    asked = options_for(batch, countdown)
     producers_of(app, asked.connection)
     slices = _slices(app, signatures)
     members = next(slices, None)
     if on_start is not None:
         on_start()
     while members is not None:
-        sizes = [member.size for member in members]
-        first = store.batches.add(batch.id, sum(sizes))
-        indices = list(accumulate(sizes[:-1], initial=first))
-        unsent = _publish(app, store, asked, members, indices)
+        first = store.batches.add(batch.id, sum(member.size for member in members))
+        unsent = send_slice(app, store, asked, members, first)
         if unsent is not None:
             sent += len(unsent.sent)
-            _count_out(store, batch.id, unsent.sent, indices, sizes)
+            _count_out(store, batch.id, unsent.sent, members, first)
             store.batches.cancel(batch.id)
             raise BatchDispatchError(batch.id, sent) from unsent.error
         sent += len(members)
@@ -89,6 +87,40 @@ def publish_members(
     return sent
 
 
+def options_for(batch: BatchRecord, countdown: float | None) -> MemberOptions:
+    """What a batch asks of its members' messages."""
+    return MemberOptions(batch.id, batch.options.get("queue"), batch.options.get("connection"), countdown)
+
+
+def members_of_batch(app: Celery, signatures: Any) -> list[Member]:
+    """All members at once, of a batch that is known to be small.
+
+    Raises:
+        TypeError: There is something that is no signature.
+        ConfigurationError: There is a task that is no job.
+    """
+    return [member for members in _slices(app, signatures) for member in members]
+
+
+def send_slice(app: Celery, store: Store, asked: MemberOptions, members: list[Member], first: int) -> Unsent | None:
+    """Send members that have been added, the first of them with that index; return what went wrong, if it did."""
+    indices = _indices(members, first)
+    if app.conf.task_always_eager:
+        for position, (member, index) in enumerate(zip(members, indices, strict=True)):
+            try:
+                _run_eagerly(app, store, asked.signature_of(app, member, index))
+            except Exception as error:
+                return Unsent(range(position), error)
+        return None
+    with producers_of(app, asked.connection).acquire(block=True) as producer:
+        bulk = BulkPublisher(app, producer, asked)
+        try:
+            bulk.publish(members, indices)
+        except Exception as error:
+            return Unsent(bulk.sent, error)
+    return None
+
+
 def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
     """A member as a signature of its own: a list is a chain, a mapping a signature as data, a function a closure.
 
@@ -99,7 +131,7 @@ def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
         return chain(*(as_signature(app, step, f"{position}[{i}]") for i, step in enumerate(item)), app=app)
     if isinstance(item, Signature):
         return item.clone()
-    if isinstance(item, PendingClosure):
+    if not isinstance(item, Task) and callable(getattr(item, "signature", None)):  # it is being built
         return item.signature()
     if isinstance(item, Mapping) and "task" in item:
         return Signature.from_dict(dict(item), app=app).clone()
@@ -115,7 +147,7 @@ def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
 
 
 @dataclass(frozen=True)
-class _Unsent:
+class Unsent:
     """Publishing a slice ended with ``error``; ``sent`` are the positions of the signatures that went out."""
 
     sent: Sequence[int]
@@ -155,25 +187,6 @@ def _refuse_uncounted(app: Celery, members: list[Member]) -> None:
             raise ConfigurationError(msg)
 
 
-def _publish(
-    app: Celery, store: Store, asked: MemberOptions, members: list[Member], indices: list[int]
-) -> _Unsent | None:
-    if app.conf.task_always_eager:
-        for position, (member, index) in enumerate(zip(members, indices, strict=True)):
-            try:
-                _run_eagerly(app, store, asked.signature_of(app, member, index))
-            except Exception as error:
-                return _Unsent(range(position), error)
-        return None
-    with producers_of(app, asked.connection).acquire(block=True) as producer:
-        bulk = BulkPublisher(app, producer, asked)
-        try:
-            bulk.publish(members, indices)
-        except Exception as error:
-            return _Unsent(bulk.sent, error)
-    return None
-
-
 def _run_eagerly(app: Celery, store: Store, member: Signature) -> None:
     """Run a member at once (``task_always_eager``).
 
@@ -194,14 +207,19 @@ def _run_eagerly(app: Celery, store: Store, member: Signature) -> None:
                 store.batches.end_member(MemberEnd(header.batch_id, header.index, "", MemberState.SKIPPED))
 
 
-def _count_out(store: Store, batch_id: str, sent: Sequence[int], indices: list[int], sizes: list[int]) -> None:
+def _count_out(store: Store, batch_id: str, sent: Sequence[int], members: list[Member], first: int) -> None:
     """Count the members of a slice that were not sent as never to run."""
     went_out = set(sent)
     missing = [
         index + offset
-        for position, (index, size) in enumerate(zip(indices, sizes, strict=True))
+        for position, (index, member) in enumerate(zip(_indices(members, first), members, strict=True))
         if position not in went_out
-        for offset in range(size)
+        for offset in range(member.size)
     ]
     if missing:
         store.batches.end_member(MemberEnd(batch_id, missing[0], "", MemberState.SKIPPED, tuple(missing[1:])))
+
+
+def _indices(members: list[Member], first: int) -> list[int]:
+    """The index of the first task of each member."""
+    return list(accumulate((member.size for member in members[:-1]), initial=first))

@@ -12,6 +12,7 @@ from kombu.utils.json import dumps, loads
 from celery_laravel import events
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.callbacks import as_data, callback_of
+from celery_laravel.dispatch.chained_batch import step_of
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import check_connection
 from celery_laravel.dispatch.dispatcher import is_met
@@ -36,7 +37,8 @@ _METHODS = {"failure": "allow_failures", "finally": "finally_"}
 class PendingBatch:
     """Jobs that are to be dispatched as a batch, and what shall happen along the way.
 
-    Every method but `dispatch` returns the pending batch, so that calls chain.
+    Every method but `dispatch`, its conditional forms and `signature` returns
+    the pending batch, so that calls chain.
     Callbacks are signatures of tasks; each is called with the `Batch` first
     (``catch`` and those of `allow_failures` with the batch and the exception),
     then its own arguments.
@@ -155,14 +157,9 @@ class PendingBatch:
             StoreUnavailableError: The store did not answer, and nothing was sent.
         """
         store = store_of(self._app)
-        batch_id = new_batch_id()
-        callbacks = {
-            kind: [_signed(f"{batch_id}:{kind}:{position}", callback) for position, callback in enumerate(registered)]
-            for kind, registered in self._callbacks.items()
-            if kind != "failure" or self._allows_failures
-        }
-        record = store.batches.create(NewBatch(batch_id, self._name, self._options, callbacks, self._allows_failures))
-        before = [Callback("before", *numbered) for numbered in enumerate(callbacks.get("before", ()))]
+        new = self._new()
+        record = store.batches.create(new)
+        before = [Callback("before", *numbered) for numbered in enumerate(new.callbacks.get("before", ()))]
 
         def start() -> None:
             self._after_change(BatchChange(record, changed=True, due=tuple(before)))
@@ -196,6 +193,28 @@ class PendingBatch:
     def dispatch_unless(self, condition: Any) -> Batch | None:
         """Dispatch unless a condition holds: a value, or a callable without arguments. None when it does."""
         return None if is_met(condition) else self.dispatch()
+
+    def signature(self) -> Signature:
+        """The batch as one job, which ends when the batch does: to stand in a canvas of Celery's; for one dispatch.
+
+        In chains of `Bus.chain` and in batches the pending batch may stand as it
+        is. Its jobs travel in that job's message, all of them: keep them few.
+
+        Raises:
+            TypeError: A job is no signature, or its arguments are not what JSON can carry.
+            ConfigurationError: A task is no job, as `install` has not been called.
+        """
+        return step_of(self._app, self._new(), self._jobs, self._countdown)
+
+    def _new(self) -> NewBatch:
+        """The batch that is dispatched now, with its callbacks signed for it."""
+        batch_id = new_batch_id()
+        callbacks = {
+            kind: [_signed(f"{batch_id}:{kind}:{position}", callback) for position, callback in enumerate(registered)]
+            for kind, registered in self._callbacks.items()
+            if kind != "failure" or self._allows_failures
+        }
+        return NewBatch(batch_id, self._name, self._options, callbacks, self._allows_failures)
 
     def _register(self, kind: str, callback: Any) -> PendingBatch:
         method = _METHODS.get(kind, kind)

@@ -11,6 +11,7 @@ from celery.canvas import Signature
 from celery.utils import uuid
 
 from celery_laravel.dispatch.callbacks import as_data, callback_of
+from celery_laravel.dispatch.chained_batch import inherit_queue
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import check_connection, send_through
 from celery_laravel.dispatch.dispatcher import is_met
@@ -31,7 +32,8 @@ class PendingChain:
     """Jobs that are to run one after the other, and what shall happen when one fails.
 
     A step is what may stand in a batch: a signature, a group, a chord, a
-    function (with ``laravel_secret_key``). Results pass from step to step as in
+    function (with ``laravel_secret_key``), or a batch that is being built, which
+    the step after it waits for. Results pass from step to step as in
     any chain of Celery's: ``.s`` receives the previous result, ``.si`` does not.
     Every method but `dispatch`, `dispatch_if`, `dispatch_unless` and `signature`
     returns the pending chain, so that calls chain.
@@ -112,6 +114,7 @@ class PendingChain:
         for task in [task for step in steps for task in tasks_of(step)]:
             if self._queue is not None:
                 task["options"].setdefault("queue", self._queue)
+                inherit_queue(task, self._queue)
         if self._countdown:
             delay_start(steps[0], self._countdown)
         if self._connection is not None:

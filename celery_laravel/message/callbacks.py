@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signature as to_signature
 
-from celery_laravel.message.header import Header, with_header
+from celery_laravel.message.header import Header, read_header, with_header
 from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
@@ -23,12 +23,16 @@ def send_callback(
     Its header says that it is a callback, so that its starts are counted and
     one that has run under this id does not run again. It goes through the
     ``connection`` of that name where this process knows both that and the task:
-    a worker that does not is one of that very broker.
+    a worker that does not is one of that very broker. A message that puts a job
+    back, which waited for this, goes as it is.
 
     Raises:
         Exception: Whatever keeps it from being published.
     """
     signature = to_signature(dict(data), app=app).clone()
+    if read_header(signature.options.get("headers")).turn:
+        signature.apply_async()
+        return
     headers = with_header(signature.options.get("headers"), Header(callback=task_id))
     options = {}
     if connection in settings_of(app).connections and hasattr(app.tasks.get(signature.task), "job_options"):

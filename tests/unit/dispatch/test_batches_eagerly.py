@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery, chain, group
 
-from celery_laravel import Batch, BatchDispatchError, Bus, install
+from celery_laravel import Batch, BatchDispatchError, Bus, ConfigurationError, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,3 +165,46 @@ def test_nothing_but_a_callback_allows_failures_with_one(app: Celery) -> None:
         Bus(app).batch([]).allow_failures(3)
     with pytest.raises(TypeError, match=r"allow_failures.*does not take"):
         Bus(app).batch([]).allow_failures(app.tasks["bad"].s())
+
+
+def test_a_chain_goes_on_when_a_batch_in_it_has_finished(app: Celery) -> None:
+    @app.task(name="after")
+    def after(batch: Batch) -> list[int]:
+        app.seen.append(("after", batch.processed_jobs))
+        return [batch.total_jobs, batch.progress]
+
+    inner = Bus(app).batch([app.tasks["ok"].si(), [app.tasks["ok"].si()] * 2]).then(app.tasks["note"].s("then"))
+    result = Bus(app).chain([app.tasks["ok"].si(), inner, after.s()]).dispatch()
+    assert result.get() == [3, 100]
+    assert app.seen == [("then", 3), ("after", 3)]
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_chain_ends_with_a_batch_that_fails_unless_that_may(app: Celery, allow: bool) -> None:
+    caught: list[str] = []
+
+    @app.task(name="caught")
+    def catch(error: Exception) -> None:
+        caught.append(repr(error))
+
+    @app.task(name="after")
+    def after() -> None:
+        caught.append("after")
+
+    inner = Bus(app).batch([app.tasks["bad"].si(), app.tasks["ok"].si()]).allow_failures(allow)
+    pending = Bus(app).chain([inner, after.si()]).catch(catch.s())
+    if allow:
+        pending.dispatch()
+    else:
+        with pytest.raises(OSError, match="bad"):
+            pending.dispatch()
+    assert caught == (["after"] if allow else ["OSError('bad')"])
+
+
+def test_a_batch_in_a_canvas_must_be_able_to_travel(app: Celery) -> None:
+    with pytest.raises(TypeError, match="no signature"):
+        Bus(app).chain([Bus(app).batch([3])])
+    with pytest.raises(TypeError, match=r"Bus.batch\(.*travel as JSON"):
+        Bus(app).batch([app.tasks["note"].si(object())]).signature()
+    with pytest.raises(ConfigurationError, match="Call install"):
+        Bus(Celery(set_as_current=False)).batch([]).signature()
