@@ -29,6 +29,7 @@ _JOB = "celery_laravel:Job"
 _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
 _LEASES = "celery_laravel.bootsteps.leases:Leases"
+_REPORT = "celery_laravel.bootsteps.report:Report"
 
 _MEANT_IN_URLS = {"?", ";", "%"}
 
@@ -67,7 +68,7 @@ def install(app: Celery) -> Celery:
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app.steps["worker"].add(_ATTEMPT_OPTIONS)
-    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES))
+    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _REPORT))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")

@@ -9,8 +9,8 @@ import click
 from celery import bootsteps
 from celery.bin.base import CeleryOption
 
-from celery_laravel.bootsteps.visibility_timeout import warn_of_long_jobs
 from celery_laravel.worker.defaults import defaults_of, timeout_of
+from celery_laravel.worker.visibility_timeout import warn_of_long_jobs
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -38,7 +38,7 @@ def batches(ctx: click.Context, limit: int, before: str | None, as_json: bool) -
     """List the batches, newest first."""
     session = session_of(ctx)
     if before is not None:
-        _find(session, before)
+        find_batch(session, before)
     found = list(islice(_walk(session, before), limit + 1 if limit else None))
     shown = found[:limit] if limit else found
     if as_json:
@@ -63,7 +63,7 @@ def batch(ctx: click.Context, batch_id: str, watch: bool, as_json: bool) -> None
     With --watch and --json, every change is one JSON document on a line of its own.
     """
     session = session_of(ctx)
-    found = _find(session, batch_id)
+    found = find_batch(session, batch_id)
     if watch:
         ctx.exit(watch_batch(found, session.output, as_json=as_json))
     if as_json:
@@ -78,7 +78,7 @@ def batch(ctx: click.Context, batch_id: str, watch: bool, as_json: bool) -> None
 def retry_batch(ctx: click.Context, batch_id: str) -> None:
     """Send the failed jobs of a batch again, each from attempt 1, with the rest of their chains."""
     session = session_of(ctx)
-    found = _find(session, batch_id)
+    found = find_batch(session, batch_id)
     failed = found.failed_job_ids
     records = [job for job in map(session.failed.find, failed) if job is not None]
     records.sort(key=lambda job: job.failed_at, reverse=True)
@@ -97,7 +97,7 @@ def retry_batch(ctx: click.Context, batch_id: str) -> None:
 def cancel_batch(ctx: click.Context, batch_id: str) -> None:
     """Cancel a batch: jobs that ask see it, and nothing is stopped by force."""
     session = session_of(ctx)
-    found = _find(session, batch_id)
+    found = find_batch(session, batch_id)
     if found.cancelled:
         session.output.say(f"The batch was cancelled already, at {instant(found.cancelled_at)}.")
         return
@@ -176,7 +176,12 @@ def _facts(batch: Batch) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _find(session: Session, batch_id: str) -> Batch:
+def find_batch(session: Session, batch_id: str) -> Batch:
+    """The batch of that id.
+
+    Raises:
+        CommandError: There is none; the message names those that resemble it.
+    """
     found: Batch | None = session.bus.find_batch(batch_id)
     if found is None:
         known = [batch.id for batch in islice(_walk(session, None), 1000)]

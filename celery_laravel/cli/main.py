@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from celery_laravel.cli.batches import batch, batches, cancel_batch, prune_batches, retry_batch
+from celery_laravel.cli.doctor import doctor
 from celery_laravel.cli.exits import plain_errors
 from celery_laravel.cli.failed_jobs import failed, flush, forget, prune_failed, retry
 from celery_laravel.cli.locks import locks, unlock
@@ -30,12 +31,12 @@ class _Laravel(click.Group):
 def laravel(ctx: click.Context, /, **_: Any) -> None:
     """Failed jobs, batches, locks and stores.
 
-    Reading needs the store alone; no connection to the broker is opened.
+    Reading needs the store alone; but for doctor, no connection to the broker is opened.
     """
     ctx.obj = open_session(ctx)
 
 
 _FAILED_JOBS = (failed, retry, forget, flush, prune_failed)
 _BATCHES = (batches, batch, retry_batch, cancel_batch, prune_batches)
-for _command in (*_FAILED_JOBS, *_BATCHES, locks, unlock, migrate):
+for _command in (*_FAILED_JOBS, *_BATCHES, locks, unlock, migrate, doctor):
     laravel.add_command(_command)

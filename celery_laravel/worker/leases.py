@@ -27,7 +27,7 @@ def to_renew() -> tuple[list[str], dict[str, str]]:
     told to end and have not yet.
     """
     oldest = time.time() - leases.INTERVAL / 2
-    active = _copy_of(state.active_requests)
+    active = copy_of(state.active_requests)
     started = [request for request in active if request.time_start and request.time_start <= oldest]
     owners: list[str] = []
     attempts: dict[str, str] = {}
@@ -78,7 +78,7 @@ def _awaits_result(request: JobRequest) -> bool:
     return result is not None and not result.ready()
 
 
-def _copy_of(requests: Iterable[Any]) -> list[Any]:
+def copy_of(requests: Iterable[Any]) -> list[Any]:
     """The elements of a set that another thread may change meanwhile: where the broker's transport has no event loop.
 
     Nothing is lost should it change too often: these leases are renewed the

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celery_laravel.stores.contracts.failed_jobs import FailedJobStore
     from celery_laravel.stores.contracts.limits import LimitStore
     from celery_laravel.stores.contracts.locks import LockStore
-    from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd
+    from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd, StoreCondition
 
 
 class Store(Protocol):
@@ -54,6 +54,9 @@ class Store(Protocol):
         between, the copy of the message that comes again would be dropped and
         the member never counted. Each part is atomic and may be repeated.
         """
+
+    def condition(self) -> StoreCondition:
+        """How the store is doing, for people who look for the cause of trouble."""
 
     def ping(self) -> None:
         """Return when the store answers."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from celery_laravel import clock
 from celery_laravel.stores.memory.attempts import MemoryAttemptStore
 from celery_laravel.stores.memory.batches import MemoryBatchStore
 from celery_laravel.stores.memory.debounces import MemoryDebounceStore
 from celery_laravel.stores.memory.failed_jobs import MemoryFailedJobStore
 from celery_laravel.stores.memory.limits import MemoryLimitStore
 from celery_laravel.stores.memory.locks import MemoryLockStore
+from celery_laravel.stores.records import StoreCondition
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -36,6 +38,9 @@ class MemoryStore:
         if attempt is not None:
             self.attempts.end(attempt, keep=keep)
         return change
+
+    def condition(self) -> StoreCondition:
+        return StoreCondition(clock.as_datetime(clock.now()), is_private=True)
 
     def ping(self) -> None:
         """Return at once: this process is here."""

@@ -12,6 +12,7 @@ from celery_laravel.stores.records.batches import (
     MemberState,
     NewBatch,
 )
+from celery_laravel.stores.records.condition import Persistence, StoreCondition
 from celery_laravel.stores.records.debounces import Place
 from celery_laravel.stores.records.failed_jobs import FailedJob
 from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, WindowState
@@ -34,9 +35,11 @@ __all__ = [
     "MemberEnd",
     "MemberState",
     "NewBatch",
+    "Persistence",
     "Place",
     "Slot",
     "StartStatus",
+    "StoreCondition",
     "Window",
     "WindowState",
 ]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_laravel.stores.records import StoreCondition
 from celery_laravel.stores.redis.attempts import RedisAttemptStore, end_arguments
 from celery_laravel.stores.redis.batches import RedisBatchStore
 from celery_laravel.stores.redis.cluster import ClusterConnections
+from celery_laravel.stores.redis.condition import facts_of
 from celery_laravel.stores.redis.connections import Connections
 from celery_laravel.stores.redis.debounces import RedisDebounceStore
 from celery_laravel.stores.redis.failed_jobs import RedisFailedJobStore
+from celery_laravel.stores.redis.instants import as_datetime
 from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
 from celery_laravel.stores.redis.limits import RedisLimitStore
 from celery_laravel.stores.redis.locks import RedisLockStore
+from celery_laravel.stores.redis.scripts import script
 from celery_laravel.stores.redis.urls import is_cluster
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from celery_laravel.stores.records import AttemptEnd, BatchChange, MemberEnd
+
+_NOW = script("now")
 
 
 class RedisStore:
@@ -73,6 +79,10 @@ class RedisStore:
         elif attempt is not None:
             self.attempts.end(attempt, keep=keep)
         return change
+
+    def condition(self) -> StoreCondition:
+        now = self._connections.call(_NOW, self._keys.indices[:1], ())
+        return StoreCondition(as_datetime(int(now)), **facts_of(self._connections.command))
 
     def ping(self) -> None:
         """Return when the store answers."""

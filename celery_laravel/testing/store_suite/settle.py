@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from celery_laravel.stores.records import AttemptEnd, MemberState, StartStatus
@@ -84,6 +84,12 @@ class SettleSuite:
         begin(store, turn=1, attempts=1)
         store.settle(member=None, attempt=AttemptEnd("job", 0, is_final=True), keep=HOUR)
         assert begin(store, turn=1, attempts=1) == started(3)
+
+    def test_a_store_tells_its_time_and_how_it_is_doing(self, store: Store) -> None:
+        condition = store.condition()
+        assert abs(condition.now - datetime.now(tz=timezone.utc)) < timedelta(minutes=1)
+        assert condition.now.tzinfo is not None
+        assert (condition.refusal, condition.pending_migrations) == ("", ())
 
     def test_a_store_answers_and_may_be_used_again_after_it_was_closed(self, store: Store) -> None:
         store.ping()

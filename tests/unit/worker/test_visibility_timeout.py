@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_laravel import install
-from celery_laravel.bootsteps.visibility_timeout import warn_of_long_jobs
+from celery_laravel.worker.visibility_timeout import warn_of_long_jobs
 
 KOMBUS_REDIS = {"broker_url": "redis://", "laravel_safe_redis": False}
 

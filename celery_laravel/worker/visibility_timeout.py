@@ -1,4 +1,4 @@
-"""A warning of jobs that may run for longer than their broker waits for the end of a job."""
+"""Jobs that may run for longer than their broker waits for the end of a job."""
 
 from __future__ import annotations
 
@@ -14,18 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_long_jobs(app: Celery) -> None:
-    """Log the late-acknowledged tasks whose time limit is not shorter than the broker's visibility timeout.
-
-    Such a broker delivers a job again that still runs. Nothing is logged for
-    one that has no such timeout (RabbitMQ), nor for those of this library, whose
-    workers renew what they hold. Of a task's limits the hard one counts, as it
-    ends the job for certain.
-    """
-    visible_after = visibility_timeout(app)
-    if visible_after is None:
-        return
-    limits = {task.name: limit_of(app, task) for task in app.tasks.values() if task.acks_late}
-    too_long = {name: limit for name, limit in sorted(limits.items()) if limit is not None and limit >= visible_after}
+    """Log the jobs that `long_jobs` finds."""
+    visible_after, too_long = long_jobs(app)
     if too_long:
         logger.warning(
             "The broker delivers a job again that has run for %g s (its visibility timeout), which is not longer than "
@@ -33,6 +23,23 @@ def warn_of_long_jobs(app: Celery) -> None:
             visible_after,
             ", ".join(f"{name} ({limit:g} s)" for name, limit in too_long.items()),
         )
+
+
+def long_jobs(app: Celery) -> tuple[float | None, dict[str, float]]:
+    """The broker's visibility timeout, and the late-acknowledged tasks whose time limit is not shorter.
+
+    Such a broker delivers a job again that still runs. There are none for one
+    that has no such timeout (RabbitMQ), nor for those of this library, whose
+    workers renew what they hold. Of a task's limits the hard one counts, as it
+    ends the job for certain.
+    """
+    visible_after = visibility_timeout(app)
+    if visible_after is None:
+        return None, {}
+    limits = {task.name: limit_of(app, task) for task in app.tasks.values() if task.acks_late}
+    return visible_after, {
+        name: limit for name, limit in sorted(limits.items()) if limit is not None and limit >= visible_after
+    }
 
 
 def visibility_timeout(app: Celery) -> float | None:

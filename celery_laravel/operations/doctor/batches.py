@@ -1,0 +1,144 @@
+"""Batches that do not go on, and callbacks that nobody sends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from celery_laravel import clock
+from celery_laravel.operations.doctor.findings import Finding, Level
+from celery_laravel.operations.doctor.installation import missing_tasks
+from celery_laravel.stores.factory import store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_laravel.operations.doctor.examination import Examination
+    from celery_laravel.stores.records import BatchRecord
+
+_PAGE, _MOST = 200, 2000
+"""Batches that are looked through, the newest first."""
+_OVERDUE = timedelta(seconds=30)
+"""Workers send what has been due for 10 s, and look every 5 s."""
+
+
+def check_callbacks(found: Examination) -> None:
+    """Find callbacks that are due and have not been sent."""
+    owed: dict[str, tuple[BatchRecord, list[str]]] = {}
+    for batch, callback in store_of(found.app).batches.due(older_than=_OVERDUE):
+        if found.batch is None or batch.id == found.batch.id:
+            owed.setdefault(batch.id, (batch, []))[1].append(
+                ":".join(str(part) for part in callback.mark if part is not None)
+            )
+    senders = [worker.name for worker in found.installed if "DueCallbacks" in worker.steps]
+    for batch, names in owed.values():
+        why = (
+            f"The workers {', '.join(senders)} are to send them, and have not: their logs say why."
+            if senders
+            else "No worker answers that would send them."
+        )
+        problem = f"Batch {_name(batch)}: its callbacks {', '.join(names)} are due and have not been sent. {why}"
+        advice = "Start a worker of this app: `celery -A app worker`. It sends them within a quarter of a minute."
+        since = batch.finished_at or batch.cancelled_at
+        found.findings.append(Finding("callbacks-due", problem, advice, since=since, batch_id=batch.id))
+
+
+def check_batches(found: Examination) -> None:
+    """Find batches that are stuck, and say why."""
+    if found.batch is not None:
+        found.findings += _explained(found, found.batch)
+        return
+    latest = clock.as_datetime(clock.now()) - found.patience
+    for batch in _unfinished(found):
+        if batch.created_at <= latest:
+            found.findings += _explained(found, batch)
+
+
+def _unfinished(found: Examination) -> Iterator[BatchRecord]:
+    before, seen = None, 0
+    while seen < _MOST and (page := store_of(found.app).batches.all(limit=_PAGE, before=before)):
+        yield from (batch for batch in page if batch.finished_at is None)
+        before, seen = page[-1].id, seen + len(page)
+
+
+def _explained(found: Examination, batch: BatchRecord) -> list[Finding]:
+    if batch.finished_at is not None:
+        problem = f"Batch {_name(batch)} has finished; {_failures(batch)}."
+        advice = f"Nothing. `celery -A app laravel batch {batch.id}` shows it."
+        return [_note("finished", batch, problem, advice)]
+    here = {worker.name: worker.batches[batch.id] for worker in found.installed if worker.batches.get(batch.id)}
+    if here:
+        where = ", ".join(f"{count:,} at {name}" for name, count in here.items())
+        problem = f"Batch {_name(batch)} goes on: of its {batch.pending_jobs:,} outstanding jobs there are {where}."
+        return [_note("goes-on", batch, problem, "Wait: `celery -A app laravel batch ID --watch` follows it.")]
+    if batch.is_open:
+        return [_never_closed(batch)]
+    return [_not_delivered(found, batch)]
+
+
+def _never_closed(batch: BatchRecord) -> Finding:
+    ended = batch.total_jobs - batch.pending_jobs
+    problem = (
+        f"Batch {_name(batch)} was never closed: its dispatch has not ended. {batch.total_jobs:,} jobs were added so "
+        f"far, and {ended:,} of them have ended. Whoever dispatched it has died, or still sends."
+    )
+    advice = (
+        "If the program that dispatched it is gone, the batch cannot finish: dispatch the rest in a new batch. "
+        + _removal(batch)
+    )
+    return Finding("never-closed", problem, advice, since=batch.created_at, batch_id=batch.id)
+
+
+def _not_delivered(found: Examination, batch: BatchRecord) -> Finding:
+    outstanding = f"Batch {_name(batch)}: {batch.pending_jobs:,} of {batch.total_jobs:,} jobs are outstanding"
+    waiting = {queue: count for queue, count in found.messages.waiting.items() if count}
+    if waiting:
+        where = ", ".join(f"{count:,} in {queue!r}" for queue, count in waiting.items())
+        if not found.workers:
+            problem = f"{outstanding}, and no worker answers. Messages wait: {where}."
+            advice = "Start a worker of this app: `celery -A app worker`."
+            return Finding("no-worker-for-batch", problem, advice, since=batch.created_at, batch_id=batch.id)
+        problem = f"{outstanding}; no worker has one of them, and messages wait: {where}. They may be among these."
+        return _note("waiting", batch, problem, "Wait, or start more workers for these queues.")
+    if found.messages.held and found.messages.held > sum(len(worker.running) for worker in found.workers):
+        problem = (
+            f"{outstanding}; no worker has one of them, and {found.messages.held:,} messages are held by somebody."
+        )
+        advice = "Wait: what a dead worker held is delivered again after the broker's visibility timeout."
+        return _note("held", batch, problem, advice)
+    return _lost(found, batch, outstanding)
+
+
+def _lost(found: Examination, batch: BatchRecord, outstanding: str) -> Finding:
+    problem = f"{outstanding}, but no message waits in a queue and no worker has one of them: they are not delivered."
+    strangers = [worker.name for worker in found.workers if not worker.is_installed]
+    if strangers:
+        problem += f" Workers without celery-laravel ({', '.join(strangers)}) may have run them uncounted."
+    missing = "; ".join(f"{name} does not know {', '.join(tasks)}" for name, tasks in missing_tasks(found).items())
+    if missing:
+        problem += f" A message of a task that a worker does not know is dropped: {missing}."
+    advice = (
+        "Find out where the messages went: a queue that was purged, a broker that lost its data, a worker whose log "
+        "says 'Received unregistered task'. What is lost does not come back: dispatch it again in a new batch. "
+        + _removal(batch)
+    )
+    return Finding("not-delivered", problem, advice, since=batch.created_at, batch_id=batch.id)
+
+
+def _removal(batch: BatchRecord) -> str:
+    return (
+        f"`celery -A app laravel cancel-batch {batch.id}` makes its remaining jobs skip, and "
+        "`celery -A app laravel prune-batches --unfinished HOURS` removes such batches."
+    )
+
+
+def _note(check: str, batch: BatchRecord, problem: str, advice: str) -> Finding:
+    return Finding(check, problem, advice, Level.NOTE, since=batch.created_at, batch_id=batch.id)
+
+
+def _failures(batch: BatchRecord) -> str:
+    return f"{batch.failed_jobs:,} of {batch.total_jobs:,} jobs failed"
+
+
+def _name(batch: BatchRecord) -> str:
+    return f"{batch.name!r} ({batch.id})" if batch.name else batch.id

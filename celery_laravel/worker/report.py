@@ -1,0 +1,55 @@
+"""What a worker tells of itself when it is asked by remote control."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state as worker_state
+from celery.worker.request import Request
+
+from celery_laravel import clock
+from celery_laravel._version import __version__
+from celery_laravel.message.header import NAME
+from celery_laravel.settings import settings_of, without_password
+from celery_laravel.worker.leases import copy_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = "laravel_report"
+"""The remote control command. A worker without this library answers it with an error."""
+
+
+def report(state: Any, **_: Any) -> dict[str, Any]:
+    """Tell the version and the settings of celery-laravel, what runs, and how many jobs of which batch are here."""
+    app, consumer = state.app, state.consumer
+    settings = settings_of(app)
+    return {
+        "version": __version__,
+        "now": clock.now(),
+        "store": without_password(settings.store),
+        "prefix": settings.prefix,
+        "steps": sorted(_steps(consumer)),
+        "queues": sorted(queue.name for queue in consumer.task_consumer.queues),
+        "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+        "running": [request.id for request in copy_of(worker_state.active_requests)],
+        "batches": dict(Counter(_batches(consumer))),
+    }
+
+
+def _steps(consumer: Any) -> Iterator[str]:
+    for step in consumer.blueprint.order:
+        if type(step).__module__.startswith("celery_laravel."):
+            yield type(step).__name__
+
+
+def _batches(consumer: Any) -> Iterator[str]:
+    """The batch of each job that is running, waits for the pool, or is delayed in this worker's memory."""
+    delayed = [entry.entry.args[0] for entry in list(consumer.timer.schedule.queue) if entry.entry.args]
+    here = {*copy_of(worker_state.reserved_requests), *copy_of(worker_state.active_requests)}
+    here.update(request for request in delayed if isinstance(request, Request))
+    for request in here:
+        header = request.request_dict.get(NAME)
+        if isinstance(header, dict) and isinstance(header.get("batch_id"), str):
+            yield header["batch_id"]
