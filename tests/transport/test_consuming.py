@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
@@ -279,6 +280,33 @@ def test_a_queue_that_nobody_uses_any_more_is_removed(clock: Clock, connect: Cal
     assert queues.sweep() == ["events"]
     assert [queue for _, _, queue in queues.bindings("news")] == ["jobs"]
     assert connection.default_channel.messages.count_ready("reply") == 0
+
+
+def test_what_is_sent_to_a_queue_that_has_vanished_does_not_pile_up(
+    clock: Clock, connect: Callable[..., Connection]
+) -> None:
+    """The client that waited for results is dead, and workers answer it by the name of its queue."""
+    connection, client = connect(), Queue("client", expires=10)
+    channel = connection.default_channel
+    client(channel).declare()
+    fill(connection, "client")
+    clock.advance(11)
+    assert channel.queues.sweep() == ["client"]
+    assert not channel.queues.exists("client")
+    fill(connection, "client", "jobs")
+    assert channel.queues.sweep() == []
+    assert [channel.messages.count_ready(queue) for queue in ("client", "jobs")] == [0, 4]
+    assert channel.queues.renew({"client": 10}) == ["client"], "it is not there to be renewed"
+    client(channel).declare()
+    fill(connection, "client")
+    assert channel.queues.sweep() == []
+    assert collect(connection, [client], 4) == [f"client{number}" for number in range(4)]
+    for _ in range(2):
+        clock.advance(100 * 86_400)
+        channel.queues.sweep()
+    queues = channel.connection.database.tables.queues
+    names = channel.connection.database.run(lambda lent: lent.execute(sa.select(queues.c.name)).scalars().all())
+    assert names == [], "not remembered for ever"
 
 
 def test_a_queue_in_use_is_kept_and_one_that_expired_meanwhile_is_declared_and_bound_again(

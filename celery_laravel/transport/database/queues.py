@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     from celery_laravel.transport.database.connection import Database
 
+# How long what is sent to a queue that has vanished is still thrown away.
+REMEMBERED = 7 * 86_400.0
+_GONE = 0.0
+"""The ``expires_after`` of a queue that has vanished and is remembered."""
+
 Binding = tuple[str, "str | None", str]
 """Routing key, pattern and queue, as kombu's exchange types want them."""
 
@@ -32,9 +37,15 @@ class Queues:
         )
         self._renew = (
             self._queues.update()
-            .where(self._queues.c.name == sa.bindparam("queue_name"))
+            .where(self._queues.c.name == sa.bindparam("queue_name"), self._is_there())
             .values(expires_at=self._now + lifetime)
         )
+        self._bury = (
+            self._queues.update()
+            .where(self._queues.c.name == sa.bindparam("queue_name"))
+            .values(expires_after=_GONE, expires_at=self._now + REMEMBERED)
+        )
+        self._empty = self._messages.delete().where(self._messages.c.queue == sa.bindparam("queue_name"))
         self._bind = dialect.insert_or_update("bindings", tables, ("pattern",))
         columns = self._bindings.c
         self._bound_to = sa.select(columns.routing_key, columns.pattern, columns.queue).where(
@@ -51,7 +62,7 @@ class Queues:
 
     def exists(self, queue: str) -> bool:
         """Whether a queue is declared."""
-        query = sa.select(self._queues.c.name).where(self._queues.c.name == queue)
+        query = sa.select(self._queues.c.name).where(self._queues.c.name == queue, self._is_there())
         return self._database.run(lambda connection: connection.execute(query).first() is not None)
 
     def bind(self, exchange: str, routing_key: str, pattern: str | None, queue: str) -> None:
@@ -99,22 +110,46 @@ class Queues:
 
         Of a queue that is renewed at the same moment either the renewal is
         seen, or whoever renews it learns that it is gone.
+
+        A client's queue of results is bound to no exchange and known by its
+        name to whoever is to answer. It is remembered for a while, and what is
+        sent to it meanwhile removed: nobody else ever would.
         """
         columns = self._queues.c
-        expired = sa.select(columns.name).where(columns.expires_at <= self._now)
-        if self._database.run(lambda connection: connection.execute(expired.limit(1)).first()) is None:
+        is_over = columns.expires_at <= self._now
+        wanted = sa.select(columns.name, is_over.label("is_over"), (columns.expires_after == _GONE).label("is_gone"))
+        wanted = wanted.where(sa.or_(is_over, columns.expires_after == _GONE))
+        if self._database.run(lambda connection: connection.execute(wanted.limit(1)).first()) is None:
             return []
 
         def work(connection: Connection) -> list[str]:
-            locked = expired.order_by(columns.name).with_for_update(skip_locked=True)
-            names = list(connection.execute(locked).scalars())
-            self._remove(connection, names)
-            return names
+            locked = wanted.order_by(columns.name).with_for_update(skip_locked=True)
+            swept = []
+            for name, is_over, is_gone in connection.execute(locked).all():
+                if is_gone and not is_over:
+                    connection.execute(self._empty, {"queue_name": name})
+                elif is_gone or self._is_bound(connection, name):
+                    self._remove(connection, [name])
+                else:
+                    connection.execute(self._empty, {"queue_name": name})
+                    connection.execute(self._bury, {"queue_name": name})
+                if not is_gone:
+                    swept.append(name)
+            return swept
 
         return self._database.run(work, as_one=True)
 
+    def _is_there(self) -> sa.ColumnElement[bool]:
+        columns = self._queues.c
+        return sa.or_(columns.expires_after.is_(None), columns.expires_after != _GONE)
+
+    def _is_bound(self, connection: Connection, queue: str) -> bool:
+        columns = self._bindings.c
+        query = sa.select(columns.queue).where(columns.queue == queue, columns.exchange != "").limit(1)
+        return connection.execute(query).first() is not None
+
     def _remove(self, connection: Connection, queues: Iterable[str]) -> None:
         for queue in queues:
-            connection.execute(self._messages.delete().where(self._messages.c.queue == queue))
+            connection.execute(self._empty, {"queue_name": queue})
             connection.execute(self._bindings.delete().where(self._bindings.c.queue == queue))
             connection.execute(self._queues.delete().where(self._queues.c.name == queue))
