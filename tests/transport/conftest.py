@@ -121,10 +121,10 @@ def rows_of(channel: Any, queue: str = "celery") -> int:
     return int(channel.connection.database.run(lambda connection: connection.execute(query).scalar_one()))
 
 
-def hidden_until(channel: Any, queue: str = "celery") -> float:
-    """When a message of a queue will show by itself."""
+def hidden_until(channel: Any, queue: str = "celery", which: Any = sa.func.max) -> float:
+    """When the last message of a queue, or the first, will show by itself."""
     columns = channel.messages._messages.c
-    query = sa.select(sa.func.max(columns.visible_at)).where(columns.queue == queue)
+    query = sa.select(which(columns.visible_at)).where(columns.queue == queue)
     return float(channel.connection.database.run(lambda connection: connection.execute(query).scalar_one()))
 
 
@@ -159,13 +159,62 @@ def app(broker_url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def worker(broker_url: str, record: Record) -> StartWorker:
-    def start(*args: str, options: dict[str, Any] | None = None, prefetch: int = 4, **kwargs: Any) -> Any:
-        env = {
-            "BROKER_URL": broker_url,
-            "RECORD": str(record.path),
-            "BROKER_OPTIONS": json.dumps(options or {}),
-            "PREFETCH": str(prefetch),
-        }
-        return running_worker(APP, args=args, env=env, **kwargs)
+    def start(*args: str, **kwargs: Any) -> Any:
+        return start_worker(broker_url, record, *args, **kwargs)
 
     return start
+
+
+def start_worker(
+    broker_url: str,
+    record: Record,
+    *args: str,
+    options: dict[str, Any] | None = None,
+    prefetch: int = 4,
+    transport: str = "",
+    acks_late: bool = False,
+    **kwargs: Any,
+) -> AbstractContextManager[RunningWorker]:
+    env = {
+        "BROKER_URL": broker_url,
+        "RECORD": str(record.path),
+        "BROKER_OPTIONS": json.dumps(options or {}),
+        "PREFETCH": str(prefetch),
+        "TRANSPORT": transport,
+        "ACKS_LATE": str(int(acks_late)),
+    }
+    return running_worker(APP, args=args, env=env, **kwargs)
+
+
+class Contents:
+    """What a broker still has for workers."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def left(self) -> int:
+        """Messages that wait, are held, or delayed."""
+        return int(self._ask(rows_of))
+
+    def waiting(self) -> int:
+        """Messages that a worker could take now."""
+        return int(self._ask(lambda channel: channel.queue_declare("celery", passive=True).message_count))
+
+    def heard_of(self) -> float:
+        """When the holder was last heard of that was not heard of for longest, or later by a constant."""
+        return float(self._ask(lambda channel: hidden_until(channel, which=sa.func.min)))
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        with self.app.connection_for_read() as connection:
+            return question(connection.default_channel)
+
+
+@pytest.fixture
+def contents(app: Celery) -> Contents:
+    return Contents(app)
+
+
+@pytest.fixture
+def ordered() -> tuple[dict[str, list[int]], list[str]]:
+    """Priorities of messages for each queue, and in which order they come with the strategy ``priority``."""
+    return {"low": [0, 0], "high": [1, 5, 9]}, ["high9", "high5", "high1", "low0", "low0"]

@@ -1,4 +1,7 @@
-"""The app of the workers in these tests; the environment says where its broker and its record are."""
+"""The app of the workers in these tests; the environment says where its broker and its record are.
+
+With ``TRANSPORT=safe`` the library is installed in it, as a Redis broker that loses nothing needs.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,19 @@ from pathlib import Path
 
 from celery import Celery, Task
 
-import celery_laravel  # noqa: F401 - makes the broker known
+from celery_laravel import install  # which makes the database broker known
 
-app = Celery("worker_app", broker=os.environ["BROKER_URL"])
+app = Celery("worker_app", broker=os.environ["BROKER_URL"], set_as_current=False)
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("BROKER_OPTIONS", "{}")),
     broker_connection_retry_on_startup=True,
     task_ignore_result=True,
+    task_acks_late=os.environ.get("ACKS_LATE") == "1",
+    task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
 )
+if os.environ.get("TRANSPORT") == "safe":
+    install(app)
 
 
 def record(*words: object) -> None:
@@ -46,7 +53,7 @@ def block(self: Task, name: str) -> None:
     record("end", name)
 
 
-@app.task
+@app.task(acks_late=False)
 def hold(name: str) -> None:
     """As `block`, acknowledged before it starts."""
     record("start", name)

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import pytest
 import redis
+from celery import Celery
 
+from celery_laravel import install
 from celery_laravel.transport.redis.connection import Connection
 from tests.servers.contract import Server, ServerMissingError
+from tests.transport.conftest import Contents, Record, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.servers.servers import Servers
+    from tests.transport.conftest import StartWorker
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +70,49 @@ def _connecting(cls: type[kombu.Connection], broker_url: str) -> Iterator[Callab
     yield make
     for connection in opened:
         connection.close()
+
+
+class RedisContents(Contents):
+    """What the server still has for workers."""
+
+    def __init__(self, app: Celery, client: Any) -> None:
+        super().__init__(app)
+        self.client = client
+
+    def left(self) -> int:
+        return int(self.client.llen("celery") + self.client.hlen("unacked"))
+
+    def waiting(self) -> int:
+        return int(self.client.llen("celery"))
+
+    def heard_of(self) -> float:
+        return float(self.client.zrange("unacked_index", 0, 0, withscores=True)[0][1])
+
+
+@pytest.fixture
+def app(broker_url: str) -> Iterator[Celery]:
+    app = install(Celery("client", broker=broker_url, set_as_current=False))
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def contents(app: Celery, client: Any) -> Contents:
+    return RedisContents(app, client)
+
+
+@pytest.fixture
+def worker(broker_url: str, record: Record) -> StartWorker:
+    def start(*args: str, transport: str = "safe", **kwargs: Any) -> Any:
+        return start_worker(broker_url, record, *args, transport=transport, **kwargs)
+
+    return start
+
+
+@pytest.fixture
+def ordered() -> tuple[dict[str, list[int]], list[str]]:
+    """A priority's lists of all queues come before those of the next, as kombu has it."""
+    return {"low": [0, 0], "high": [6, 3, 0]}, ["high0", "low0", "low0", "high3", "high6"]
 
 
 def send(connection: kombu.Connection, *bodies: Any, queue: str = "jobs", **options: Any) -> None:
