@@ -15,7 +15,7 @@ from celery_laravel.settings import settings_of, without_password
 from celery_laravel.worker.leases import copy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 COMMAND = "laravel_report"
 """The remote control command. A worker without this library answers it with an error."""
@@ -25,6 +25,7 @@ def report(state: Any, **_: Any) -> dict[str, Any]:
     """Tell the version and the settings of celery-laravel, what runs, and how many jobs of which batch are here."""
     app, consumer = state.app, state.consumer
     settings = settings_of(app)
+    here = _requests(consumer)
     return {
         "version": __version__,
         "now": clock.now(),
@@ -34,7 +35,8 @@ def report(state: Any, **_: Any) -> dict[str, Any]:
         "queues": sorted(queue.name for queue in consumer.task_consumer.queues),
         "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
         "running": [request.id for request in copy_of(worker_state.active_requests)],
-        "batches": dict(Counter(_batches(consumer))),
+        "held": sum(not request.acknowledged for request in here),
+        "batches": dict(Counter(_batches(here))),
     }
 
 
@@ -44,12 +46,15 @@ def _steps(consumer: Any) -> Iterator[str]:
             yield type(step).__name__
 
 
-def _batches(consumer: Any) -> Iterator[str]:
-    """The batch of each job that is running, waits for the pool, or is delayed in this worker's memory."""
-    delayed = [entry.entry.args[0] for entry in list(consumer.timer.schedule.queue) if entry.entry.args]
-    here = {*copy_of(worker_state.reserved_requests), *copy_of(worker_state.active_requests)}
-    here.update(request for request in delayed if isinstance(request, Request))
-    for request in here:
+def _requests(consumer: Any) -> set[Request]:
+    """The jobs that run, wait for the pool, or are delayed in this worker's memory."""
+    delayed = [waiting.entry.args[0] for waiting in list(consumer.timer.schedule.queue) if waiting.entry.args]
+    known = {*copy_of(worker_state.reserved_requests), *copy_of(worker_state.active_requests)}
+    return known.union(request for request in delayed if isinstance(request, Request))
+
+
+def _batches(requests: Iterable[Request]) -> Iterator[str]:
+    for request in requests:
         header = request.request_dict.get(NAME)
         if isinstance(header, dict) and isinstance(header.get("batch_id"), str):
             yield header["batch_id"]

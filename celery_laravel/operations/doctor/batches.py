@@ -46,7 +46,8 @@ def check_callbacks(found: Examination) -> None:
 def check_batches(found: Examination) -> None:
     """Find batches that are stuck, and say why."""
     if found.batch is not None:
-        found.findings += _explained(found, found.batch)
+        # As it is by now: what has ended since then is with no worker any more.
+        found.findings += _explained(found, store_of(found.app).batches.find(found.batch.id) or found.batch)
         return
     latest = clock.as_datetime(clock.now()) - found.patience
     for batch in _unfinished(found):
@@ -100,11 +101,10 @@ def _not_delivered(found: Examination, batch: BatchRecord) -> Finding:
             return Finding("no-worker-for-batch", problem, advice, since=batch.created_at, batch_id=batch.id)
         problem = f"{outstanding}; no worker has one of them, and messages wait: {where}. They may be among these."
         return _note("waiting", batch, problem, "Wait, or start more workers for these queues.")
-    if found.messages.held and found.messages.held > sum(len(worker.running) for worker in found.workers):
-        problem = (
-            f"{outstanding}; no worker has one of them, and {found.messages.held:,} messages are held by somebody."
-        )
-        advice = "Wait: what a dead worker held is delivered again after the broker's visibility timeout."
+    held = sum(found.messages.held.values()) - sum(worker.held for worker in found.workers)
+    if held > 0:
+        problem = f"{outstanding}; no worker has one of them, and the broker keeps {held:,} messages back."
+        advice = "Wait: they are delayed, or a dead worker held them, and the visibility timeout brings them again."
         return _note("held", batch, problem, advice)
     return _lost(found, batch, outstanding)
 

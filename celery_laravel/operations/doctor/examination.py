@@ -66,8 +66,10 @@ def examine(
     check_failed_store(found)
     if check_broker(found):
         queues = queues_of(app)
+        messages = count_messages(app, queues)  # before the workers are asked: what is taken meanwhile is with them
         found.workers = ask_workers(app, queues, timeout)
-        found.messages = count_messages(app, queues.union(*(worker.queues for worker in found.workers)))
+        others = {queue for worker in found.workers for queue in worker.queues} - queues
+        found.messages = messages.with_those_of(count_messages(app, others)) if others else messages
         check_workers(found)
         check_queues(found)
         check_timeouts(found)

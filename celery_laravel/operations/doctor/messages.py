@@ -16,11 +16,17 @@ class Messages:
     """``waiting`` is by queue, and knows the queues that are there.
 
     ``held`` are those that were delivered and not acknowledged, by living
-    workers or dead ones; None where the broker does not tell.
+    workers or dead ones, and those that the broker itself delays; by queue, or
+    under an empty name where that is one number for all, and empty where the
+    broker does not tell.
     """
 
     waiting: Mapping[str, int] = field(default_factory=dict)
-    held: int | None = None
+    held: Mapping[str, int] = field(default_factory=dict)
+
+    def with_those_of(self, others: Messages) -> Messages:
+        """These, and those of other queues."""
+        return Messages({**self.waiting, **others.waiting}, {**self.held, **others.held})
 
 
 def queues_of(app: Celery) -> set[str]:
@@ -35,18 +41,18 @@ def count_messages(app: Celery, names: Iterable[str]) -> Messages:
         Exception: The broker's error; it cannot be reached.
     """
     waiting: dict[str, int] = {}
-    held = None
+    held: dict[str, int] = {}
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
         for name in sorted(names):
             channel = connection.channel()  # a queue that is not there closes its channel
             try:
                 waiting[name] = channel.queue_declare(queue=name, passive=True).message_count
-            except (*connection.channel_errors, KeyError):
+            except connection.channel_errors:
                 continue
             finally:
                 if channel.connection is not None:
-                    held = _held(channel)
+                    held |= _held(channel, name)
                     channel.close()
     return Messages(waiting, held)
 
@@ -63,9 +69,11 @@ def _routed_to(app: Celery) -> set[str]:
     return found
 
 
-def _held(channel: Any) -> int | None:
-    """On Redis, kombu and this library record there what was delivered."""
-    if not hasattr(channel, "unacked_key"):
-        return None
-    with channel.conn_or_acquire() as client:
-        return int(client.hlen(channel.unacked_key))
+def _held(channel: Any, queue: str) -> dict[str, int]:
+    """On Redis, what was delivered is recorded in one place for all queues; the database broker leaves it there."""
+    if hasattr(channel, "unacked_key"):
+        with channel.conn_or_acquire() as client:
+            return {"": int(client.hlen(channel.unacked_key))}
+    if hasattr(channel, "messages"):
+        return {queue: channel.messages.count_hidden(queue)}
+    return {}

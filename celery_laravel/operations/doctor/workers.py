@@ -31,6 +31,8 @@ class WorkerReport:
     queues: tuple[str, ...] = ()
     tasks: frozenset[str] = frozenset()
     running: tuple[str, ...] = ()
+    held: int = 0
+    """Messages that it has not acknowledged yet."""
     batches: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,5 +84,6 @@ def _read(name: str, reply: Any, asked: float, answered: float) -> WorkerReport:
         queues=tuple(reply["queues"]),
         tasks=frozenset(reply["tasks"]),
         running=tuple(reply["running"]),
+        held=int(reply["held"]),
         batches={str(batch_id): int(count) for batch_id, count in reply["batches"].items()},
     )

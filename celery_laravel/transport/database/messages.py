@@ -229,6 +229,12 @@ class Messages:
         query = sa.select(sa.func.count()).where(columns.queue == queue, columns.visible_at <= self._now)
         return int(self._database.run(lambda connection: connection.execute(query).scalar_one()))
 
+    def count_hidden(self, queue: str) -> int:
+        """How many messages cannot be reserved now: they are delayed, or held by a worker, a dead one maybe."""
+        columns = self._messages.c
+        query = sa.select(sa.func.count()).where(columns.queue == queue, columns.visible_at > self._now)
+        return int(self._database.run(lambda connection: connection.execute(query).scalar_one()))
+
     def purge(self, queue: str) -> int:
         """Remove the messages no worker holds, delayed ones too, and say how many they were."""
         columns = self._messages.c

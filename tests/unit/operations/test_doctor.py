@@ -183,7 +183,7 @@ def test_a_batch_that_was_never_closed(found: Examination):
     [
         ("goes-on", a_worker(batches={"b": 2}), Messages()),
         ("waiting", a_worker(), Messages({"celery": 12})),
-        ("held", a_worker(running=("x",)), Messages({"celery": 0}, held=2)),
+        ("held", a_worker(held=1), Messages({"celery": 0}, {"celery": 2})),
     ],
 )
 def test_a_batch_that_only_takes_time(found: Examination, check: str, worker: WorkerReport, messages: Messages):
