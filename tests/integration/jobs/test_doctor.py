@@ -17,6 +17,7 @@ from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
 from celery_laravel.testing.processes import wait_until
 from tests.integration.jobs.conftest import Lab, MakeLab
+from tests.support import locks_app
 from tests.support.worker import running_worker
 
 pytestmark = pytest.mark.redis
@@ -83,16 +84,20 @@ def test_what_is_fine_and_what_is_stuck_with_a_worker(lab: Lab):
 
 def test_a_worker_that_was_killed_in_the_middle(own_lab: Lab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("celery_laravel.operations.doctor.batches._OVERDUE", timedelta())
-    key, noted = uuid(), uuid()
-    with own_lab.worker() as worker:
+    locks_app.declare(own_lab.app)
+    key, noted, lock = uuid(), uuid(), uuid()
+    with own_lab.worker(app="tests.support.locks_app") as worker:
         jobs = [own_lab.sig("tries3", "wait", key=key)]
         batch = own_lab.bus.batch(jobs).finally_(own_lab.app.signature("note", args=(noted,))).dispatch()
+        guarded = own_lab.app.tasks["guarded"].delay(lock, "wait", 30)
         own_lab.wait_for(key, "runs")
+        own_lab.wait_for(lock, "runs")
+        assert checks(doctor(own_lab)) == [], "its holder is alive"
         worker.kill()
         # As if it had died between counting the job and sending the callback.
         store_of(own_lab.app).batches.end_member(MemberEnd(batch.id, 0, "job", MemberState.SUCCEEDED))
         said = doctor(own_lab)
-        assert checks(said) == ["no-worker", "callbacks-due"]
+        assert checks(said) == ["no-worker", "callbacks-due", "abandoned-lease"]
         assert said["findings"][1]["batch_id"] == batch.id
         assert said["findings"][1]["since"]
 
@@ -100,6 +105,7 @@ def test_a_worker_that_was_killed_in_the_middle(own_lab: Lab, monkeypatch: pytes
         own_lab.wait_for(noted, "notes")
         wait_until(lambda: "callbacks-due" not in checks(doctor(own_lab)))
         own_lab.go_on(key)
+        own_lab.go_on(guarded.id)
 
 
 def test_a_worker_without_the_library(own_lab: Lab):

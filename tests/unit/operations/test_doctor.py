@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from celery_laravel import clock, install
+from celery_laravel import Bus, clock, embedded, install
 from celery_laravel._version import __version__
 from celery_laravel.operations.doctor import Examination, Finding, Level, examine
 from celery_laravel.operations.doctor.batches import check_batches, check_callbacks
@@ -236,6 +237,14 @@ def test_a_lease_whose_job_nobody_runs(found: Examination):
     finding = the_finding(found, "abandoned-lease")
     assert "'gone'" in finding.problem
     assert finding.level is Level.NOTE
+
+
+def test_members_that_the_database_broker_delays_are_not_taken_for_lost(app: Celery, tmp_path: Path):
+    embedded(app, tmp_path)
+    batch = Bus(app).batch([app.tasks["charge"].s().set(countdown=600)]).dispatch()
+    found = examine(app, batch=store_of(app).batches.find(batch.id), timeout=0.1)
+    assert [finding.check for finding in found.findings] == ["no-worker", "held"]
+    store_of(app).close()
 
 
 def test_what_cannot_be_reached_is_a_finding(app: Celery):
