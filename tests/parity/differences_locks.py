@@ -66,7 +66,9 @@ class LocksHere(Laravel):
 
     def free_unique(self, run: Run) -> None:
         """Free the lock that a job's message holds; the next message of the job will hold none."""
-        if run.lock is not None:
+        if run.lock is None:
+            run.job.lock = None
+        else:
             self.held.free(run.lock, run.job)
             run.lock = None
 
@@ -93,7 +95,12 @@ class LocksHere(Laravel):
         super().put_back(run, seconds)
 
     def retry(self, job: Job) -> None:
-        job.lock = None
+        """Take the lock again for a failed job that had it to its end; one with a fixed end it does not need."""
+        unique = self.unique_of(job.label)
+        if unique is None or unique.seconds is not None:
+            job.lock = None
+        elif job.lock is not None:
+            self.held.take(job.lock, job, None)
         super().retry(job)
 
     # -- 16: until processing means until the code runs, and no longer when the job fails
