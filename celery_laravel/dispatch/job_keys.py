@@ -10,7 +10,7 @@ from celery_laravel.message.unique_options import argument_names
 from celery_laravel.middleware.keys import key_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
 
@@ -28,12 +28,36 @@ def key_suffix(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     unique_id = task.job_options.unique_id
     if unique_id is None:
         return ""
-    if callable(unique_id):
-        return f":{key_text(unique_id(task, *args, **kwargs))}"
     bound = _signature_of(task).bind(*args, **kwargs)
     bound.apply_defaults()
+    if callable(unique_id):
+        return f":{key_text(_called(unique_id, task, bound, args, kwargs))}"
     values = [_argument(bound, name) for name in argument_names(unique_id)]
     return f":{key_text(values[0] if isinstance(unique_id, str) else values)}"
+
+
+def _called(
+    unique_id: Callable[..., Any],
+    task: Any,
+    bound: inspect.BoundArguments,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """What a function makes of the arguments: of those that it names, where all it names are the task's own."""
+    names = _names_of(unique_id)
+    if names is None or not bound.arguments.keys() >= names:
+        return unique_id(task, *args, **kwargs)
+    return unique_id(task, **{name: bound.arguments[name] for name in names})
+
+
+def _names_of(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The parameters of a function after the first; None if it takes whatever it is given."""
+    try:
+        _, *parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a built-in says nothing of what it takes
+        return None
+    named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    return frozenset(p.name for p in parameters) if all(p.kind in named for p in parameters) else None
 
 
 def _argument(bound: inspect.BoundArguments, name: str) -> Any:

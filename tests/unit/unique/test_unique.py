@@ -114,6 +114,20 @@ def test_a_unique_id_may_be_a_method(app: Celery, locks: Callable[[], dict[str, 
     assert locks() == {"unique:update:7": first.id}
 
 
+@pytest.mark.parametrize("other", [((), {}), ((0,), {}), ((), {"value": 0, "other": 5}), ((0, 5), {})])
+def test_a_method_is_given_the_arguments_that_it_names_whatever_way_they_are_passed(app: Celery, other: Any) -> None:
+    """So that it need not repeat all parameters of the task with their defaults."""
+    task = job(app, unique_id=lambda self, value: value)
+    task.delay()
+    assert task.apply_async(*other).suppressed
+    assert not task.delay(1).suppressed
+
+
+def test_a_method_whose_names_are_its_own_is_given_all_arguments_as_they_are(app: Celery, locks: Any) -> None:
+    job(app, unique_id=lambda self, first, *rest: (first, *rest)).delay(1, 2)
+    assert list(locks()) == ["unique:job:[1, 2]"]
+
+
 def test_long_values_are_hashed(app: Celery, locks: Callable[[], dict[str, str]]) -> None:
     task = job(app, unique_id="value")
     task.delay("x" * 500 + "1"), task.delay("x" * 500 + "2")
