@@ -65,6 +65,17 @@ class BatchStore(Protocol):
         batch is not known (deleted or pruned): there is nothing to count.
         """
 
+    def end_members(self, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        """Count members that succeeded, all in one step: what `end_member` does for one of them.
+
+        Those that have ended before, whatever their state, are left alone, as
+        are indices that no member has. ``changed`` is False when that is all of
+        them; None when the batch is not known.
+        """
+
+    def ended(self, batch_id: str, indices: Sequence[int]) -> frozenset[int]:
+        """Which of these members have ended, whatever their state; none of them when the batch is not known."""
+
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         """Make a failed member pending again, and those it kept from running: it is about to be tried again.
 

@@ -95,6 +95,28 @@ class MemoryBatchStore:
             due += _finish(batch)
             return BatchChange(_record(batch), changed=True, due=due)
 
+    def end_members(self, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+            if batch is None:
+                return None
+            pending = [index for index in dict.fromkeys(indices) if _is_in(batch, index, MemberState.PENDING)]
+            if not pending:
+                return BatchChange(_record(batch), changed=False)
+            for index in pending:
+                batch.members[index] = MemberState.SUCCEEDED
+            batch.pending -= len(pending)
+            due = tuple(callback for index in sorted(pending) for callback in _owe(batch, "progress", index))
+            due += _finish(batch)
+            return BatchChange(_record(batch), changed=True, due=due)
+
+    def ended(self, batch_id: str, indices: Sequence[int]) -> frozenset[int]:
+        with self._lock:
+            members = self._batches[batch_id].members if batch_id in self._batches else []
+            return frozenset(
+                index for index in indices if 0 <= index < len(members) and members[index] is not MemberState.PENDING
+            )
+
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         with self._lock:
             batch = self._batches.get(batch_id)

@@ -33,6 +33,7 @@ _KINDS = ("before", "progress", "failure", "catch", "then", "next", "finally")
 _CREATE, _ADD, _CLOSE, _END = script("create"), script("add"), script("close"), script("end_member")
 _REVIVE, _CANCEL, _FIND, _DELETE = script("revive"), script("cancel"), script("find"), script("delete")
 _PRUNE, _DUE, _SETTLE = script("prune"), script("due"), script("settle")
+_END_MANY, _ENDED = script("end_members"), script("ended")
 
 
 class RedisBatchStore:
@@ -72,6 +73,14 @@ class RedisBatchStore:
 
     def end_member(self, end: MemberEnd) -> BatchChange | None:
         return self._ask(_END, end.batch_id, (*end_arguments(end), *ranges(end.skips)), exception=end.exception)
+
+    def end_members(self, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        return self._ask(_END_MANY, batch_id, ranges(sorted(indices)))
+
+    def ended(self, batch_id: str, indices: Sequence[int]) -> frozenset[int]:
+        wanted = sorted(indices)
+        answer = self._connections.call(_ENDED, self._keys.batch(batch_id), (batch_id, "", "", *wanted))
+        return frozenset(index for index, flag in zip(wanted, answer, strict=True) if flag == ord("1"))
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         call = self._keys.batch_call(batch_id, os.urandom(8).hex())

@@ -16,9 +16,11 @@ from celery_laravel.stores.records import BatchRecord, Callback
 from celery_laravel.stores.sqlalchemy.columns import Json, given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, FromClause, Row
+
+    from celery_laravel.stores.records import Mark
 
     Changes = dict[ColumnElement[Any], ColumnElement[Any]]
 
@@ -128,6 +130,28 @@ def waiting_in(row: Row[Any], latest: int) -> Iterator[tuple[int, Callback]]:
         since = getattr(row, f"{kind}_due")
         if since is not None and since <= latest:
             yield from ((since, c) for c in callbacks_of(row, kind) if (c.kind, c.position) not in sent)
+
+
+def in_order(callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
+    """Callbacks of one step in the order in which they are to be sent."""
+    return tuple(sorted(callbacks, key=lambda callback: ORDER.index(callback.kind)))
+
+
+def without(row: Row[Any], callbacks: Sequence[Mark]) -> dict[str, Any]:
+    """The changes to a batch's row once callbacks have been sent."""
+    sent = {(kind, position) for kind, position in row.sent} | {(mark.kind, mark.position) for mark in callbacks}
+    changes: dict[str, Any] = {"sent": [], "due": None}
+    for kind in KINDS:
+        since = getattr(row, f"{kind}_due")
+        if since is None:
+            continue
+        marked = [(c.kind, c.position) for c in callbacks_of(row, kind) if (c.kind, c.position) in sent]
+        if len(marked) == getattr(row, f"{kind}_count"):
+            changes[f"{kind}_due"] = None
+        else:
+            changes["sent"] += marked
+            changes["due"] = since if changes["due"] is None else min(since, changes["due"])
+    return changes
 
 
 def record_of(row: Row[Any], failed_job_ids: Iterable[str]) -> BatchRecord:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, delete, select, tuple_, update
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
-from celery_laravel.stores.records import BatchChange, MemberState
+from celery_laravel.stores.records import BatchChange, MemberEnd, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import (
-    KINDS,
-    ORDER,
-    callbacks_of,
     fired_by,
+    in_order,
     told,
     waiting_in,
+    without,
 )
+from celery_laravel.stores.sqlalchemy.batch_many import ManyMembers
 from celery_laravel.stores.sqlalchemy.batch_owed import OwedCallbacks, called, owes
 from celery_laravel.stores.sqlalchemy.batch_rows import SLICE, BatchRows, sliced
 from celery_laravel.stores.sqlalchemy.columns import giving, lasting, microseconds
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from celery_laravel.stores.records import BatchRecord, Callback, Mark, MemberEnd, NewBatch
+    from celery_laravel.stores.records import BatchRecord, Callback, Mark, NewBatch
     from celery_laravel.stores.sqlalchemy.engine import Database
     from celery_laravel.stores.sqlalchemy.settling import SettlingInOne
 
@@ -44,6 +44,7 @@ class SQLBatchStore:
         self._database = database
         self._settle_in_one = settle_in_one
         self._rows = BatchRows(database)
+        self._many = ManyMembers(database)
         self._owed = OwedCallbacks(database)
         self._batches = database.tables.batches
         self._members = database.tables.members
@@ -93,7 +94,7 @@ class SQLBatchStore:
         def work(connection: Connection) -> BatchChange:
             row = self._rows.close(connection, giving(id=batch_id))
             if row is not None:
-                due = _in_order(self._owed.finished(connection, row) + fired_by(row, failed=False))
+                due = in_order(self._owed.finished(connection, row) + fired_by(row, failed=False))
                 return BatchChange(self._rows.record(connection, row), changed=True, due=due)
             unchanged = self._rows.unchanged(connection, batch_id)
             if unchanged is None:
@@ -128,8 +129,36 @@ class SQLBatchStore:
         if row.failed or owes(row.callbacks):
             self._settle_in_one.avoid(end.batch_id)
         due = self._owed.ended(connection, row, end) + self._owed.finished(connection, row)
-        due = _in_order(due + fired_by(row, failed=failed))
+        due = in_order(due + fired_by(row, failed=failed))
         return BatchChange(self._rows.record(connection, row), changed=True, due=due)
+
+    def end_members(self, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        return self._database.transaction(lambda connection: self._end_members(connection, batch_id, indices))
+
+    def _end_members(self, connection: Connection, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        row = self._rows.lock(connection, batch_id)
+        if row is None:
+            return None
+        if "progress" in row.callbacks:
+            return self._end_each(connection, batch_id, indices)
+        ended = self._many.put_down(connection, row, indices, MemberState.SUCCEEDED)
+        if not ended:
+            return BatchChange(self._rows.record(connection, row), changed=False)
+        row = self._rows.end(connection, giving(id=batch_id, ended=ended, skipped=0, exception=None))
+        assert row is not None, "the row has been locked since it was read"
+        due = in_order(self._owed.finished(connection, row) + fired_by(row, failed=False))
+        return BatchChange(self._rows.record(connection, row), changed=True, due=due)
+
+    def _end_each(self, connection: Connection, batch_id: str, indices: Sequence[int]) -> BatchChange | None:
+        """`_end_members` one by one, where each of them makes callbacks of its own due."""
+        ends = [MemberEnd(batch_id, index, "", MemberState.SUCCEEDED) for index in sorted(indices)]
+        changes = [change for end in ends if (change := self.end_member_within(connection, end)) and change.changed]
+        due = in_order(tuple(callback for change in changes for callback in change.due))
+        after = self._rows.unchanged(connection, batch_id)
+        return None if after is None else replace(after, changed=bool(changes), due=due)
+
+    def ended(self, batch_id: str, indices: Sequence[int]) -> frozenset[int]:
+        return self._database.snapshot(lambda connection: self._many.ended(connection, batch_id, indices))
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
         def work(connection: Connection) -> BatchChange | None:
@@ -205,7 +234,7 @@ class SQLBatchStore:
             whole = select(self._batches).where(self._batches.c.id == batch_id).with_for_update()
             row = connection.execute(whole).first()
             if row is not None:
-                changes = _without(row, own)
+                changes = without(row, own)
                 connection.execute(update(self._batches).where(self._batches.c.number == row.number).values(changes))
 
         self._database.transaction(work)
@@ -268,12 +297,7 @@ class SQLBatchStore:
         """Put down those of an end's skips that are members and pending; return how many."""
         row = self._rows.find(connection, end.batch_id)
         assert row is not None, "the row has been locked since the member was marked"
-        skipped = 0
-        for part in sliced({index for index in end.skips if 0 <= index < row.total}):
-            values = [{"batch": row.number, "position": i, "state": int(MemberState.SKIPPED)} for i in part]
-            insertion = self._database.dialect.insert_new(self._members).values(values)
-            skipped += self._database.dialect.counted(insertion)(connection, {})
-        return skipped
+        return self._many.put_down(connection, row, end.skips, MemberState.SKIPPED)
 
     def _remove(self, connection: Connection, same: ColumnElement[bool]) -> bool:
         number = connection.scalar(select(self._batches.c.number).where(same).with_for_update())
@@ -284,28 +308,6 @@ class SQLBatchStore:
             connection.execute(delete(table).where(table.c.batch == number))
         self._owed.remove(connection, number)
         return True
-
-
-def _in_order(callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
-    """Callbacks of one step in the order in which they are to be sent."""
-    return tuple(sorted(callbacks, key=lambda callback: ORDER.index(callback.kind)))
-
-
-def _without(row: Row[Any], callbacks: Sequence[Mark]) -> dict[str, Any]:
-    """The changes to a batch's row once callbacks have been sent."""
-    sent = {(kind, position) for kind, position in row.sent} | {(mark.kind, mark.position) for mark in callbacks}
-    changes: dict[str, Any] = {"sent": [], "due": None}
-    for kind in KINDS:
-        since = getattr(row, f"{kind}_due")
-        if since is None:
-            continue
-        marked = [(c.kind, c.position) for c in callbacks_of(row, kind) if (c.kind, c.position) in sent]
-        if len(marked) == getattr(row, f"{kind}_count"):
-            changes[f"{kind}_due"] = None
-        else:
-            changes["sent"] += marked
-            changes["due"] = since if changes["due"] is None else min(since, changes["due"])
-    return changes
 
 
 def _scalars(connection: Connection, statement: Select[Any]) -> Sequence[Any]:

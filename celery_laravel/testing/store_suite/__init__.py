@@ -25,6 +25,7 @@ from __future__ import annotations
 from celery_laravel.testing.store_suite.attempt_locks import AttemptLockSuite
 from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptLeaseSuite, AttemptStartSuite
 from celery_laravel.testing.store_suite.batch_callbacks import BatchCallbackSuite
+from celery_laravel.testing.store_suite.batch_many import BatchManySuite
 from celery_laravel.testing.store_suite.batch_members import BatchMemberSuite
 from celery_laravel.testing.store_suite.batch_occasions import BatchOccasionSuite
 from celery_laravel.testing.store_suite.batches import BatchSuite
@@ -51,6 +52,7 @@ class StoreSuite(
     AttemptLockSuite,
     BatchSuite,
     BatchMemberSuite,
+    BatchManySuite,
     BatchCallbackSuite,
     BatchOccasionSuite,
     FailedJobSuite,
@@ -79,6 +81,7 @@ __all__ = [
     "AttemptLockSuite",
     "AttemptStartSuite",
     "BatchCallbackSuite",
+    "BatchManySuite",
     "BatchMemberSuite",
     "BatchOccasionSuite",
     "BatchSuite",

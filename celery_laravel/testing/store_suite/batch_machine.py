@@ -96,6 +96,14 @@ class Model:
             due += self.fire("catch")
         return due + self.settle_down()
 
+    def end_many(self, indices: Sequence[int]) -> list[Mark] | None:
+        pending = sorted({index for index in indices if self.is_at(index, "pending")})
+        if not pending:
+            return None
+        self.move(pending, "pending", "succeeded")
+        due = [mark for index in pending for mark in self.owe("progress", index)]
+        return due + self.settle_down()
+
     def revive(self, index: int, job_id: str, skips: Sequence[int]) -> bool:
         if not self.is_at(index, "failed") or self.job_ids[index] != job_id:
             return False
@@ -177,6 +185,17 @@ class BatchMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def let_a_pending_member_succeed(self, data: st.DataObject) -> None:
         self.end(data.draw(st.sampled_from(self.pending())), MemberState.SUCCEEDED, (), "a")
+
+    @rule(indices=st.lists(INDICES, max_size=5))
+    def let_many_succeed(self, indices: list[int]) -> None:
+        due = self.model.end_many(indices)
+        self.check(self.store.batches.end_members(self.batch_id, indices), due)
+
+    @rule(indices=st.lists(INDICES, max_size=5))
+    def ask_which_have_ended(self, indices: list[int]) -> None:
+        ended = {index for index in indices if index in range(len(self.model.members))}
+        ended = {index for index in ended if not self.model.is_at(index, "pending")}
+        assert self.store.batches.ended(self.batch_id, indices) == ended
 
     @rule(index=INDICES, skips=SKIPS, job_id=st.sampled_from("ab"))
     def revive(self, index: int, skips: tuple[int, ...], job_id: str) -> None:
