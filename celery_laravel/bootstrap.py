@@ -14,6 +14,7 @@ from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
 from celery_laravel.operations.chained_batches import add_batch_task
 from celery_laravel.operations.closures import add_closure_task
+from celery_laravel.operations.packs import add_pack_task
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
 from celery_laravel.transport.selection import choose_connections
@@ -30,6 +31,8 @@ _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
 _LEASES = "celery_laravel.bootsteps.leases:Leases"
 _REPORT = "celery_laravel.bootsteps.report:Report"
+_PACK_MEMORY = "celery_laravel.bootsteps.packs:PackMemory"
+_PACKS = "celery_laravel.bootsteps.packs:Packs"
 
 _MEANT_IN_URLS = {"?", ";", "%"}
 
@@ -67,8 +70,8 @@ def install(app: Celery) -> Celery:
     for task in list(tasks.values()):
         if _adopt(task) and task.__bound__:
             task.bind(app)
-    app.steps["worker"].add(_ATTEMPT_OPTIONS)
-    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _REPORT))
+    app.steps["worker"].update((_ATTEMPT_OPTIONS, _PACK_MEMORY))
+    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _PACKS, _REPORT))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
@@ -110,6 +113,7 @@ def _add_jobs(sender: Celery, **_: Any) -> None:
     """Give an app the library's own jobs."""
     add_batch_task(sender, Job)
     add_closure_task(sender, Job)
+    add_pack_task(sender, Job)
 
 
 class _AdoptsTasks(TaskRegistry):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.dispatch import Signal
 
+from celery_laravel.message.packs import CARRIER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -64,8 +66,8 @@ def withheld() -> Iterator[Withheld]:
 
 
 def send(signal: Signal, sender: Any, **details: Any) -> None:
-    """Send a signal if anybody listens."""
-    if signal.receivers:
+    """Send a signal if anybody listens; the message that carries a pack is no job to them, its members are."""
+    if signal.receivers and getattr(sender, "name", None) != CARRIER:
         kept = _withheld.get()
         if kept is None:
             signal.send(sender=sender, **details)

@@ -16,6 +16,7 @@ from celery_laravel.worker.chains import ChainCatches
 from celery_laravel.worker.debts import Debts
 from celery_laravel.worker.defaults import AttemptDefaults, defaults_of, forget_defaults
 from celery_laravel.worker.executor import Executor
+from celery_laravel.worker.packs import PackRunner
 from celery_laravel.worker.runs import Runs
 from celery_laravel.worker.settlement import Settlement
 
@@ -93,6 +94,11 @@ class Runtime:
         return Debts(self.app, stores, self.callbacks, self.chains, keep_ended=keep)
 
     @cached_property
+    def packs(self) -> PackRunner:
+        """Runs packs."""
+        return PackRunner(self.app, lambda: self.store, self.callbacks, self.debts)
+
+    @cached_property
     def runs(self) -> Runs:
         """Runs attempts in every way in which they come to run."""
         return Runs(self.executor, self.settlement)
@@ -100,7 +106,7 @@ class Runtime:
     def forget(self) -> None:
         """Build everything anew from the app's present configuration when it is next needed."""
         forget_defaults(self.app)
-        for name in ("executor", "callbacks", "settlement", "chains", "debts", "runs"):
+        for name in ("executor", "callbacks", "settlement", "chains", "debts", "packs", "runs"):
             self.__dict__.pop(name, None)
         forget_connections(self.app)
         forget_stores(self.app)

@@ -41,8 +41,18 @@ def is_start_of(job_id: str, owner: str) -> bool:
 def write_owner(request: dict[str, Any], job_id: str) -> str:
     """Make a token for a request that is about to go to a child, write it into the request, and return it."""
     owner = new_owner(job_id)
-    request["properties"] = {**(request.get("properties") or {}), _PROPERTY: owner}  # the message keeps its own
+    name_owner(request, owner)
     return owner
+
+
+def name_owner(request: dict[str, Any], owner: str) -> None:
+    """Write a token into a request."""
+    request["properties"] = {**(request.get("properties") or {}), _PROPERTY: owner}  # the message keeps its own
+
+
+def owner_beside(owner: str, job_id: str) -> str:
+    """The token of a job that is started on behalf of another one's start, made from that one's token alone."""
+    return f"{job_id[:_ID_LENGTH]}/{owner.rpartition('/')[2]}"
 
 
 def owner_of(request: Any) -> str:

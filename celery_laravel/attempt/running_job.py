@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from celery_laravel.attempt.outcome import Outcome
+    from celery_laravel.attempt.packed import PackPlace
     from celery_laravel.message.header import Header
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.records import LockRequest
@@ -42,6 +43,7 @@ class RunningJob:
     succeed: each with whether it comes before all others, or after them.
     ``is_orphan``: its process is gone, and the worker's parent settles it, which
     may not wait; ``is_owed``: a part of its settling is with the broker, until the store is back.
+    ``place`` is where it stands in a pack that is being run, if it does.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -68,6 +70,7 @@ class RunningJob:
     is_orphan: bool = False
     is_owed: bool = False
     following: list[tuple[bool, Any]] = field(default_factory=list)
+    place: PackPlace | None = None
 
     def __post_init__(self) -> None:
         self.slots.update(self.header.slots)

@@ -64,6 +64,7 @@ class MemberOptions(NamedTuple):
     queue: str | None = None
     connection: str | None = None
     countdown: float | None = None
+    pack: int = 1
 
     def signature_of(self, app: Celery, member: Member, index: int) -> Signature:
         """The signature by which a member is sent, the first of its tasks having the index given."""
@@ -96,7 +97,7 @@ class BulkPublisher:
         self._asked = asked
         self._outbox = Outbox(producer) if Outbox.serves(producer) else None
         self._ids = new_ids()
-        self._may_differ = _may_differ_by_message(app)
+        self._may_differ = may_differ_by_message(app)
         self._stencils: dict[Hashable, Stencil | None] = {}
         self.sent: list[int] = []
 
@@ -127,7 +128,7 @@ class BulkPublisher:
 
     def _collect(self, outbox: Outbox, member: Member, index: int) -> None:
         signature = member.signature
-        kind = _kind_of(signature)
+        kind = kind_of(signature)
         if kind not in self._stencils:
             self._stencils[kind] = self._first_of_its_kind(outbox, member, index)
             return
@@ -144,7 +145,7 @@ class BulkPublisher:
         """Have Celery make a message, and cut a stencil of it if the others may be made alike."""
         before = len(outbox.letters)
         self._by_celery(member, index)
-        if self._may_differ or not _is_uniform(self._app, member.signature) or len(outbox.letters) != before + 1:
+        if self._may_differ or not is_uniform(self._app, member.signature) or len(outbox.letters) != before + 1:
             return None
         queue, message, _ = outbox.letters[-1]
         return Stencil.cut(self._app, self._producer.channel, queue, message)
@@ -153,12 +154,13 @@ class BulkPublisher:
         self._asked.signature_of(self._app, member, index).apply_async(producer=self._producer)
 
 
-def _kind_of(signature: Signature) -> Hashable:
+def kind_of(signature: Signature) -> Hashable:
+    """What single tasks must have in common for their messages to be alike."""
     options = signature["options"]
     return (signature["task"], *options.items()) if options else signature["task"]
 
 
-def _may_differ_by_message(app: Celery) -> bool:
+def may_differ_by_message(app: Celery) -> bool:
     """Whether somebody is to see, or may change, every single message: then Celery makes each."""
     return bool(
         before_task_publish.receivers
@@ -171,7 +173,7 @@ def _may_differ_by_message(app: Celery) -> bool:
     )
 
 
-def _is_uniform(app: Celery, signature: Signature) -> bool:
+def is_uniform(app: Celery, signature: Signature) -> bool:
     """Whether the messages of a task differ in nothing but arguments, as far as task and options tell."""
     task = app.tasks.get(signature["task"])
     if task is None or callable(task.job_options.retry_until):

@@ -14,6 +14,7 @@ from celery.canvas import Signature
 from celery_laravel.dispatch.bulk import BulkPublisher, Member, MemberOptions, is_single
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import producers_of
+from celery_laravel.dispatch.packing import PackingPublisher, packs, size_of
 from celery_laravel.errors import BatchDispatchError, ConfigurationError
 from celery_laravel.message.canvas import tasks_of
 from celery_laravel.message.header import read_header
@@ -89,7 +90,9 @@ def publish_members(
 
 def options_for(batch: BatchRecord, countdown: float | None) -> MemberOptions:
     """What a batch asks of its members' messages."""
-    return MemberOptions(batch.id, batch.options.get("queue"), batch.options.get("connection"), countdown)
+    options = batch.options
+    pack = 1 if countdown else size_of(options)
+    return MemberOptions(batch.id, options.get("queue"), options.get("connection"), countdown, pack)
 
 
 def members_of_batch(app: Celery, signatures: Any) -> list[Member]:
@@ -113,11 +116,11 @@ def send_slice(app: Celery, store: Store, asked: MemberOptions, members: list[Me
                 return Unsent(range(position), error)
         return None
     with producers_of(app, asked.connection).acquire(block=True) as producer:
-        bulk = BulkPublisher(app, producer, asked)
+        publisher = (PackingPublisher if packs(app, asked) else BulkPublisher)(app, producer, asked)
         try:
-            bulk.publish(members, indices)
+            publisher.publish(members, indices)
         except Exception as error:
-            return Unsent(bulk.sent, error)
+            return Unsent(publisher.sent, error)
     return None
 
 

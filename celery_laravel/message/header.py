@@ -45,8 +45,10 @@ class Header:
     dispatches of a debounced job: the key, the period, the number. ``chain`` is
     the chain with callbacks in which it is a step: its ``id``, the signatures
     that ``catch`` a failure, as data, and in which ``round`` it is, which counts
-    the retries of failed steps. Keys of the same version that are not known are
-    carried along in ``extra``.
+    the retries of failed steps. ``is_counted``: its starts are written down even
+    if its task declares no limit, as there may be a copy of the message, whose job
+    has left a pack. Keys of the same version that are not known are carried along
+    in ``extra``.
     """
 
     turn: int = 0
@@ -63,6 +65,7 @@ class Header:
     waits: int = 0
     debounce: Sequence[Any] | None = None
     chain: Mapping[str, Any] | None = None
+    is_counted: bool = False
     extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
@@ -158,6 +161,7 @@ _FIELDS: dict[str, Any] = {
     "waits": 0,
     "debounce": None,
     "chain": None,
+    "is_counted": False,
 }
 _EMPTY = Header()
 
@@ -190,6 +194,8 @@ def _checked(key: str, value: Any) -> Any:
         valid = value is None or isinstance(value, str)
     elif key == "slots":
         valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
+    elif key == "is_counted":
+        valid = isinstance(value, bool)
     elif key == "chain":
         valid = value is None or _is_chain(value)
     elif key == "debounce":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -11,6 +12,7 @@ from celery_laravel.attempt import unique
 from celery_laravel.attempt.deadline import deadline_of
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn
 from celery_laravel.attempt.ownership import owner_of
+from celery_laravel.attempt.packed import place_of
 from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, decide, may_start
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
@@ -107,7 +109,11 @@ class Executor:
         except Exception as error:  # a retry_until method of the user's may raise anything
             broken = broken or error
         attempt, exceptions = header.attempts + 1, header.exceptions
-        counts = task.counts_starts or header.callback is not None
+        place = place_of(request)
+        is_again = place is not None and place.is_again
+        counts = task.counts_starts or header.callback is not None or header.is_counted or is_again
+        if place is not None:
+            header = replace(header, is_counted=True)  # of its next message, while the pack's may come again
         is_suspect = not counts and _came_again(task, request, header)
         if is_suspect:
             attempt += 1  # the start that was lost, of which the store knows nothing
@@ -121,7 +127,7 @@ class Executor:
             attempt, exceptions = answer.attempt, answer.exceptions
             lease = None if lease is joined else lease
             header = started(header) if lease is None else header
-        is_endless = limits.are_none and header.unique is not None
+        is_endless = limits.are_none and (header.unique is not None or header.is_counted)
         if (is_suspect and attempt > MAX_STARTS) or (is_endless and attempt - header.attempts > MAX_STARTS):
             broken = broken or MaxAttemptsExceededError(
                 f"{task.name} has lost its worker {MAX_STARTS} times, and is not started again."
@@ -136,6 +142,7 @@ class Executor:
             is_sync=is_sync,
             owner=owner,
             lease=lease,
+            place=place,
         )
         if broken is not None:
             running.verdict.failure = broken

@@ -76,8 +76,12 @@ class Settlement:
         running.is_settled = True
         self.free_unique_lock(task, running, soon=True)
         self.give_up_slots(running)
-        debt = self._debt(task, running, member=batch.succeeded(running), attempt=self._end(running))
-        self._pay(task, running, debt, "counting it and ending its turn")
+        member, attempt = batch.succeeded(running), self._end(running)
+        if member is not None and attempt is None and running.place is not None:
+            running.place.count(member.index)
+        else:
+            debt = self._debt(task, running, member=member, attempt=attempt)
+            self._pay(task, running, debt, "counting it and ending its turn")
         events.send(events.job_processed, task, task_id=running.id, args=args, kwargs=kwargs)
 
     def failed(  # noqa: PLR0917  the parts of one attempt
@@ -116,7 +120,7 @@ class Settlement:
         recognised and the next one sent in its place.
         """
         header = running.put_back(counts=outcome.counts, after_exception=outcome.error is not None)
-        if running.is_durable:
+        if running.is_durable or running.header.is_counted:  # a pack that comes again has to know that it has left
             end = AttemptEnd(running.id, running.header.turn, False, header.attempts, header.exceptions, outcome.delay)
             with _isolated(running, "writing down that it was put back"):
                 self._store().settle(member=None, attempt=end, keep=KEEP_OPEN)

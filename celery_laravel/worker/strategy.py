@@ -22,14 +22,14 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     unless its task declares ``acks_late``, so that a worker's death cannot leave
     the batch waiting for ever, or the chain's failure uncaught.
     """
-    limited = _twin(task)
+    limited = twin_of(task)
     timeout = timeout_of(task.job_options, defaults_of(app))
     if timeout is not None:
         limited.soft_time_limit = timeout
     plain: Callable[..., Any] = default(limited, app, consumer, **options)
     if limited.acks_late or task.declares_acks_late:
         return plain
-    surviving = _twin(limited)
+    surviving = twin_of(limited)
     surviving.acks_late = surviving.reject_on_worker_lost = True
     late: Callable[..., Any] = default(surviving, app, consumer, **options)
 
@@ -41,7 +41,7 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     return handler
 
 
-def _twin(task: Any) -> Any:
+def twin_of(task: Any) -> Any:
     """Another instance of a task with the same attributes; `copy.copy` would give the registered one back."""
     twin = object.__new__(type(task))
     twin.__dict__.update(task.__dict__)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from celery_laravel.stores.records import MemberState
 from celery_laravel.stores.sqlalchemy.batch_rows import sliced
 
 if TYPE_CHECKING:
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from celery_laravel.stores.records import MemberState
     from celery_laravel.stores.sqlalchemy.engine import Database
 
 

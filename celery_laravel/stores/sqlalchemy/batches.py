@@ -11,6 +11,7 @@ from sqlalchemy import and_, delete, select, tuple_, update
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
 from celery_laravel.stores.records import BatchChange, MemberEnd, MemberState
 from celery_laravel.stores.sqlalchemy.batch_changes import (
+    KINDS,
     fired_by,
     in_order,
     told,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, Connection, Row, Select
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from celery_laravel.stores.records import BatchRecord, Callback, Mark, NewBatch
     from celery_laravel.stores.sqlalchemy.engine import Database

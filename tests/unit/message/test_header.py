@@ -33,6 +33,7 @@ FIELDS = (
     "unique_for",
     "waits",
     "debounce",
+    "is_counted",
 )
 extras = st.dictionaries(texts.filter(lambda key: key not in {*FIELDS, "v"}), plain, max_size=3)
 
@@ -54,6 +55,7 @@ def headers(draw: st.DrawFn) -> Header:
         unique_for=draw(st.none() | st.floats(min_value=0.001, max_value=4e9)),
         waits=draw(counts),
         debounce=draw(st.none() | st.tuples(texts, positive, positive).map(list)),
+        is_counted=draw(st.booleans()),
         extra=draw(extras),
     )
 

@@ -1,0 +1,68 @@
+"""What Celery's worker does about a message whose job does not end by itself, for a member of a pack."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app.task import Context
+from celery.exceptions import NotRegistered
+from celery.signals import task_failure, task_revoked
+
+from celery_laravel.message.exceptions import exception_to_data
+from celery_laravel.stores.records import MemberEnd, MemberState
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_laravel.message.packs import Packed
+
+
+logger = logging.getLogger(__name__)
+
+
+def revoke(task: Any, member: Packed, error: Exception) -> None:
+    """End a member that has been revoked before it began."""
+    context = Context(member.request)
+    stores = _stores_errors(task, context)
+    task.backend.mark_as_revoked(member.id, str(error), request=context, store_result=stores)
+    task_revoked.send(sender=task, request=context, terminated=False, signum=None, expired=False)
+    task.settle_without_child(context, error)
+
+
+def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = False) -> None:
+    """End a member that has failed without Celery's tracer; ``is_settled`` if only Celery does not know of it."""
+    context = Context(member.request)
+    try:
+        raise error
+    except type(error):
+        info = ExceptionInfo()
+    error.__traceback__ = None
+    stores = _stores_errors(task, context)
+    task.backend.mark_as_failure(member.id, error, request=context, store_result=stores)
+    task_failure.send(
+        sender=task,
+        task_id=member.id,
+        exception=error,
+        args=member.args,
+        kwargs=member.kwargs,
+        traceback=info.traceback,
+        einfo=info,
+    )
+    if not is_settled:
+        task.settle_without_child(context, error)
+
+
+def fail_unknown(app: Celery, batch_id: str, member: Packed) -> MemberEnd:
+    """Store the failure of a member whose task is not known here; return what is to be counted."""
+    error = NotRegistered(member.task)
+    logger.error("Job %s of a pack is of the task %r, which this worker does not know", member.id, member.task)
+    app.backend.mark_as_failure(member.id, error, request=Context(member.request))
+    data = exception_to_data(error)
+    return MemberEnd(batch_id, member.index, member.id, MemberState.FAILED, exception=data)
+
+
+def _stores_errors(task: Any, context: Context) -> bool:
+    ignores = vars(context).get("ignore_result")
+    return not (task.ignore_result if ignores is None else ignores) or task.store_errors_even_if_ignored
