@@ -71,7 +71,7 @@ def _explained(found: Examination, batch: BatchRecord) -> list[Finding]:
     if here:
         where = ", ".join(f"{count:,} at {name}" for name, count in here.items())
         problem = f"Batch {_name(batch)} goes on: of its {batch.pending_jobs:,} outstanding jobs there are {where}."
-        return [_note("goes-on", batch, problem, "Wait: `celery -A app laravel batch ID --watch` follows it.")]
+        return [_note("goes-on", batch, problem, f"Wait: `celery -A app laravel batch {batch.id} --watch` follows it.")]
     if batch.is_open:
         return [_never_closed(batch)]
     return [_not_delivered(found, batch)]
