@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _PAGE, _MOST = 200, 2000
 """Batches that are looked through, the newest first."""
+_EXPLAINED = 20
+"""Unfinished batches that are explained; the others are counted."""
+_NAMED = 5
+"""Callbacks of a batch that are named."""
 _OVERDUE = timedelta(seconds=30)
 """Workers send what has been due for 10 s, and look every 5 s."""
 
@@ -30,17 +34,22 @@ def check_callbacks(found: Examination) -> None:
             owed.setdefault(batch.id, (batch, []))[1].append(
                 ":".join(str(part) for part in callback.mark if part is not None)
             )
-    senders = [worker.name for worker in found.installed if "DueCallbacks" in worker.steps]
+    why = _why_not_sent(found)
     for batch, names in owed.values():
-        why = (
-            f"The workers {', '.join(senders)} are to send them, and have not: their logs say why."
-            if senders
-            else "No worker answers that would send them."
-        )
-        problem = f"Batch {_name(batch)}: its callbacks {', '.join(names)} are due and have not been sent. {why}"
+        told = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+        problem = f"Batch {_name(batch)}: its callbacks {told} are due and have not been sent. {why}"
         advice = "Start a worker of this app: `celery -A app worker`. It sends them within a quarter of a minute."
         since = batch.finished_at or batch.cancelled_at
         found.findings.append(Finding("callbacks-due", problem, advice, since=since, batch_id=batch.id))
+
+
+def _why_not_sent(found: Examination) -> str:
+    if not found.broker_answers:
+        return "The broker cannot be reached."
+    senders = [worker.name for worker in found.installed if "DueCallbacks" in worker.steps]
+    if not senders:
+        return "No worker answers that would send them."
+    return f"The workers {', '.join(senders)} are to send them, and have not: their logs say why."
 
 
 def check_batches(found: Examination) -> None:
@@ -50,9 +59,13 @@ def check_batches(found: Examination) -> None:
         found.findings += _explained(found, store_of(found.app).batches.find(found.batch.id) or found.batch)
         return
     latest = clock.as_datetime(clock.now()) - found.patience
-    for batch in _unfinished(found):
-        if batch.created_at <= latest:
-            found.findings += _explained(found, batch)
+    old = [batch for batch in _unfinished(found) if batch.created_at <= latest]
+    for batch in old[:_EXPLAINED]:
+        found.findings += _explained(found, batch)
+    if len(old) > _EXPLAINED:
+        problem = f"{len(old) - _EXPLAINED:,} more batches have not finished, which are older than the last one above."
+        advice = "Look at one of them: `celery -A app laravel doctor --batch ID`."
+        found.findings.append(Finding("more-batches", problem, advice, Level.NOTE))
 
 
 def _unfinished(found: Examination) -> Iterator[BatchRecord]:

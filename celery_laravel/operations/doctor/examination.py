@@ -33,6 +33,7 @@ class Examination:
     patience: timedelta = PATIENCE
     batch: BatchRecord | None = None
     """The one batch that is asked about, if it is one."""
+    broker_answers: bool = True
     workers: list[WorkerReport] = field(default_factory=list)
     messages: Messages = field(default_factory=Messages)
     findings: list[Finding] = field(default_factory=list)
@@ -64,7 +65,8 @@ def examine(
     found = Examination(app, timedelta() if batch is not None else patience, batch)
     with_store = check_store(found)
     check_failed_store(found)
-    if check_broker(found):
+    found.broker_answers = check_broker(found)
+    if found.broker_answers:
         queues = queues_of(app)
         messages = count_messages(app, queues)  # before the workers are asked: what is taken meanwhile is with them
         found.workers = ask_workers(app, queues, timeout)
@@ -74,8 +76,9 @@ def examine(
         check_queues(found)
         check_timeouts(found)
     if with_store:
-        check_leases(found)
         check_callbacks(found)
+    if with_store and found.broker_answers:  # without it nobody knows where messages are, and what workers do
+        check_leases(found)
         check_batches(found)
     found.findings.sort(key=lambda finding: finding.level is Level.NOTE)
     return found

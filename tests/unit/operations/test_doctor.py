@@ -227,6 +227,21 @@ def test_callbacks_that_nobody_sends(found: Examination, monkeypatch: pytest.Mon
     assert "The workers one are to send them" in the_finding(found, "callbacks-due").problem
 
 
+def test_without_the_broker_no_batch_is_called_lost(app: Celery):
+    app.conf.broker_url = "amqp://guest:secret@127.0.0.1:1//"
+    found = examine(app, batch=make(app), timeout=0.1)
+    assert "not-delivered" not in {finding.check for finding in found.findings}
+
+
+def test_of_very_many_batches_some_are_explained(found: Examination):
+    found.workers, found.patience = [a_worker()], timedelta()
+    for number in range(25):
+        make(found.app, batch_id=f"b{number}")
+    check_batches(found)
+    assert [finding.check for finding in found.findings] == ["not-delivered"] * 20 + ["more-batches"]
+    assert "5 more batches" in found.findings[-1].problem
+
+
 def test_a_lease_whose_job_nobody_runs(found: Examination):
     locks, minute = store_of(found.app).locks, timedelta(minutes=1)
     locks.acquire(LockRequest("gone", "job-1/abc1", kind="overlap", task="charge", ttl=minute, is_lease=True))
