@@ -125,7 +125,9 @@ class LocksHere(Laravel):
     def without_overlapping(self, layer: Mapping[str, Any], run: Run, go_on: Callable[[], Any]) -> None:
         key = self.overlap_key(layer, run.job.label)
         holder = self.held.owner(key)
-        if holder is run or self.held.take(key, run, layer.get("expire_after") or None):
+        seconds = layer.get("expire_after") or None
+        if holder is run or self.held.take(key, run, seconds):
+            self.held.extend(key, seconds)  # two layers of one key are one lock, which lasts as the inner one says
             run.locks.append(key)
             go_on()
         elif isinstance(holder, Run) and holder.job is run.job:

@@ -54,7 +54,8 @@ class Holders(Declarations):
         for key, layer in self.overlaps_of(label):
             seconds = layer.get("expire_after") or None
             ttl = None if seconds is None else timedelta(seconds=seconds)
-            self._store.locks.acquire(LockRequest(key, "another process", "overlap", ttl=ttl))
+            if not self._store.locks.find(key):
+                self._store.locks.acquire(LockRequest(key, "another process", "overlap", ttl=ttl))
 
     def release_overlap(self, label: str) -> None:
         self._store.locks.release([key for key, _ in self.overlaps_of(label)], owner="another process")

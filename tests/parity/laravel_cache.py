@@ -43,9 +43,9 @@ class Locks:
         expires = self._holds[key].expires
         return None if expires is None else expires - self._now()
 
-    def extend(self, key: tuple[str, ...]) -> None:
-        """Let a hold last for ever."""
-        self._holds[key].expires = None
+    def extend(self, key: tuple[str, ...], seconds: float | None = None) -> None:
+        """Let a hold last for so long from now, None for ever."""
+        self._holds[key].expires = None if seconds is None else self._now() + seconds
 
     def free(self, key: tuple[str, ...], owner: object | None = None) -> None:
         """Free a lock, if ``owner`` holds it; without one, whoever does."""
