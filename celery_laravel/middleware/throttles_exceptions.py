@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -33,7 +33,7 @@ MARGIN = 3.0
 _PASSES = (Retry, Ignore, Reject, SoftTimeLimitExceeded, ConfigurationError)
 """What waiting would not cure: Celery's own signals, a timeout, which has options of its own, and a mistake."""
 
-Matching = Sequence[type[BaseException]] | type[BaseException] | Callable[[BaseException], Any]
+Matching = Collection[type[BaseException]] | type[BaseException] | Callable[[BaseException], Any]
 
 
 class ThrottlesExceptions(Intervening):
@@ -85,8 +85,8 @@ class ThrottlesExceptions(Intervening):
         by_job: bool = False,
         backoff: float | timedelta = 0,
         when: Matching | None = None,
-        delete_when: Matching = (),
-        fail_when: Matching = (),
+        delete_when: Matching | None = (),
+        fail_when: Matching | None = (),
         report: bool | Callable[[BaseException], Any] | None = None,
     ) -> None:
         if not is_count(max_attempts):
@@ -105,8 +105,8 @@ class ThrottlesExceptions(Intervening):
         self._by_job = by_job
         self._backoff = seconds_in(_ME, "backoff", backoff)
         self._when = None if when is None else _matcher("when", when)
-        self._delete_when = _matcher("delete_when", delete_when)
-        self._fail_when = _matcher("fail_when", fail_when)
+        self._delete_when = _matcher("delete_when", () if delete_when is None else delete_when)
+        self._fail_when = _matcher("fail_when", () if fail_when is None else fail_when)
         self._report = report
 
     def key_for(self, job: Any) -> str:
@@ -195,7 +195,8 @@ def _matcher(option: str, matching: Any) -> Callable[[BaseException], bool]:
     types = (matching,) if isinstance(matching, type) else matching
     if callable(types):
         return lambda error: bool(types(error))
-    if isinstance(types, Sequence) and all(isinstance(t, type) and issubclass(t, BaseException) for t in types):
+    is_several = isinstance(types, Collection) and not isinstance(types, str)
+    if is_several and all(isinstance(each, type) and issubclass(each, BaseException) for each in types):
         found = tuple(types)
         return lambda error: isinstance(error, found)
-    raise wrong(_ME, option, "an exception type, a sequence of them, or a predicate", matching)
+    raise wrong(_ME, option, "an exception type, several, or a predicate", matching)

@@ -151,7 +151,9 @@ def test_every_job_may_have_a_count_of_its_own(app: Celery) -> None:
     assert job.dispatch_sync() == "ran"
 
 
-@pytest.mark.parametrize("when", [OSError, (KeyError, OSError), lambda error: isinstance(error, OSError)])
+@pytest.mark.parametrize(
+    "when", [OSError, (KeyError, OSError), {KeyError, OSError}, lambda error: isinstance(error, OSError)]
+)
 def test_what_is_not_throttled_is_the_attempts_exception(
     app: Celery, exceptions: list[BaseException], when: Any
 ) -> None:
@@ -286,9 +288,11 @@ def test_a_store_that_is_gone_after_the_code_changes_no_outcome(
         ({"decay": "long"}, "decay must be seconds or a timedelta"),
         ({"backoff": -1}, "backoff must be seconds or a timedelta, not negative; it is -1"),
         ({"by": "x", "by_job": True}, "contradict each other"),
-        ({"when": "OSError"}, "when must be an exception type, a sequence of them, or a predicate"),
+        ({"when": ""}, "when must be an exception type, several, or a predicate"),
+        ({"when": "OSError"}, "when must be an exception type, several, or a predicate"),
         ({"delete_when": [int]}, "delete_when must be"),
         ({"fail_when": 7}, "fail_when must be"),
+        ({"fail_when": False}, "fail_when must be"),
         ({"report": "yes"}, "report must be"),
         ({"by_job": "order"}, "by_job must be True or False; it is 'order'"),
         ({"by": object()}, "by = <object object at .*cannot be a key"),
