@@ -33,6 +33,7 @@ _LEASES = "celery_laravel.bootsteps.leases:Leases"
 _REPORT = "celery_laravel.bootsteps.report:Report"
 _PACK_MEMORY = "celery_laravel.bootsteps.packs:PackMemory"
 _PACKS = "celery_laravel.bootsteps.packs:Packs"
+_UNDELIVERABLE = "celery_laravel.bootsteps.undeliverable:Undeliverable"
 
 _MEANT_IN_URLS = {"?", ";", "%"}
 
@@ -71,7 +72,7 @@ def install(app: Celery) -> Celery:
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app.steps["worker"].update((_ATTEMPT_OPTIONS, _PACK_MEMORY))
-    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _PACKS, _REPORT))
+    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _PACKS, _REPORT, _UNDELIVERABLE))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery.app.task import Context, Task
 from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
 from celery.states import RETRY
@@ -98,11 +99,26 @@ def _await_anew(app: Celery, job: FailedJob, signature: Signature) -> None:
 
 
 def signature_of(app: Celery, payload: Mapping[str, Any]) -> Signature:
-    """The signature of a job that was kept as a payload, as in a failed job's record."""
+    """The signature of a job that was kept as a payload, as in a failed job's record.
+
+    The payload holds a signature, or, with ``headers``, a message that no worker
+    could take as it came.
+    """
     body = base64.b64decode(payload["body"]) if payload["is_base64"] else payload["body"]
     accept = {registry.name_to_type.get(name, name) for name in app.conf.accept_content}
     data = loads(body, payload["content_type"], payload["content_encoding"], accept=accept)
+    if "headers" in payload:
+        data = _signature_of_message(app, payload, *data)
     signature = Signature.from_dict(data, app=app)
     for option in _OF_THE_OLD_MESSAGE:
         signature.options.pop(option, None)
     return signature
+
+
+def _signature_of_message(app: Celery, payload: Mapping[str, Any], args: Any, kwargs: Any, embed: Any) -> Signature:
+    request = Context({**payload["headers"], **(embed or {}), "args": args, "kwargs": kwargs})
+    request.delivery_info = {"exchange": "", **payload["delivery_info"]}
+    name = payload["headers"]["task"]
+    task = type("StandIn", (Task,), {"name": name})()  # the process may not know it
+    task.bind(app)
+    return task.signature_from_request(request)

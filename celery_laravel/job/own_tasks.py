@@ -65,9 +65,24 @@ def announce(
         "error": None if error is None else exception_to_data(error),
         "hook": calls_hook,
         "signals": [signal.name for signal, _, _ in withheld],
+        "batch_id": running.header.batch_id,
     }
-    data = task.app.tasks[ANNOUNCE].signature(options=delivery_options(request))
-    send_callback(task.app, data, f"{running.id}:settled:{running.header.turn}", told)
+    _tell(task.app, request, f"{running.id}:settled:{running.header.turn}", told)
+
+
+def announce_batch(app: Celery, request: Any, batch_id: str) -> None:
+    """Have a child send ``batch_finished`` for a batch whose last member was settled in the worker's parent.
+
+    Raises:
+        Exception: Whatever keeps the message from being published.
+    """
+    told = {"task": None, "signals": [events.batch_finished.name], "batch_id": batch_id}
+    _tell(app, request, f"{batch_id}:finished:{request.id}", told)
+
+
+def _tell(app: Celery, request: Any, name: str, told: dict[str, Any]) -> None:
+    data = app.tasks[ANNOUNCE].signature(options=delivery_options(request))
+    send_callback(app, data, name, told)
 
 
 def _settle(job: Any, debt: dict[str, Any]) -> None:
@@ -80,9 +95,12 @@ def _settle(job: Any, debt: dict[str, Any]) -> None:
 
 def _announce(job: Any, told: dict[str, Any]) -> None:
     """Call a job's ``failed`` hook, and the receivers of its signals, as if in its own process."""
+    if events.batch_finished.name in told["signals"]:
+        _send_batch_finished(job.app, told["batch_id"])
     task = job.app.tasks.get(told["task"])
     if task is None:
-        logger.error("Nobody is told of the end of a job, because this worker does not have its task %s", told["task"])
+        if told["task"] is not None:
+            logger.error("Nobody is told of a job's end, as this worker does not have its task %s", told["task"])
         return
     error = None if told["error"] is None else exception_from_data(told["error"])
     with _in_place_of(task, told["payload"]) as running:
@@ -92,8 +110,11 @@ def _announce(job: Any, told: dict[str, Any]) -> None:
                 hook(task, error, *request.args, **request.kwargs)
             except Exception:
                 logger.exception("Job %s: its failed() hook failed; its outcome stands", running.id)
-        for name in told["signals"]:
-            _send_signal(getattr(events, name), task, running, error)
+        details = {"task_id": running.id, "args": request.args, "kwargs": request.kwargs}
+        if events.job_processed.name in told["signals"]:
+            events.send(events.job_processed, task, **details)
+        if events.job_failed.name in told["signals"]:
+            events.send(events.job_failed, task, **details, exception=error)
 
 
 @contextmanager
@@ -123,14 +144,7 @@ def _in_place_of(task: Any, payload: dict[str, Any]) -> Iterator[RunningJob]:
         _task_stack.pop()
 
 
-def _send_signal(signal: Any, task: Any, running: RunningJob, error: BaseException | None) -> None:
-    request, batch_id = task.request_stack.top, running.header.batch_id
-    if signal is events.batch_finished:
-        record = None if batch_id is None else runtime_of(task.app).store.batches.find(batch_id)
-        if record is not None:
-            events.send(signal, task.app, batch=Batch(record, task.app))
-        return
-    details = {"task_id": running.id, "args": request.args, "kwargs": request.kwargs}
-    if signal is events.job_failed:
-        details["exception"] = error
-    events.send(signal, task, **details)
+def _send_batch_finished(app: Celery, batch_id: str) -> None:
+    record = runtime_of(app).store.batches.find(batch_id)
+    if record is not None:
+        events.send(events.batch_finished, app, batch=Batch(record, app))

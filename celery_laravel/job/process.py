@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import task_postrun, task_unknown
+from celery.signals import task_postrun
 from celery.states import FAILURE
 
-from celery_laravel.attempt import leases, unique
+from celery_laravel.attempt import leases
 from celery_laravel.attempt.running_job import RUNNING
 from celery_laravel.dispatch.batch import register_batches
 from celery_laravel.job.settled import SettledJob
 from celery_laravel.message.arguments import register_exceptions
-from celery_laravel.message.header import has_header, read_header
+from celery_laravel.message.header import has_header
 from celery_laravel.runtime import runtime_of
-from celery_laravel.stores.factory import store_of
 from celery_laravel.worker.conclusion import unstarted
 
 if TYPE_CHECKING:
@@ -25,20 +24,8 @@ if TYPE_CHECKING:
 def prepare_process() -> None:
     """What every process that has jobs needs once: the settling after Celery's own ending, and JSON's decoders."""
     task_postrun.connect(_settle_after_trace, dispatch_uid="celery_laravel.settlement", weak=False)
-    task_unknown.connect(_free_lock_of_unknown, dispatch_uid="celery_laravel.unknown", weak=False)
     register_exceptions()
     register_batches()
-
-
-def _free_lock_of_unknown(sender: Any = None, message: Any = None, id: str | None = None, **_: Any) -> None:  # noqa: A002
-    """Free the unique lock of a job that is dropped because this worker does not have its task."""
-    headers = getattr(message, "headers", None)
-    if id is None or not has_header(headers):
-        return
-    key = read_header(headers).unique
-    if key is not None:
-        keys = [key, unique.running_key(key), unique.arguments_key(id)]
-        store_of(sender.app).locks.release(keys, owner=id)
 
 
 def _settle_after_trace(sender: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:

@@ -17,18 +17,12 @@ from celery_laravel.message.header import NAME, Header, read_header, with_header
 
 def tasks_of(signature: Any) -> Iterator[Any]:
     """The signatures of single tasks within a signature, in the order in which they are written."""
-    kind = signature.get("subtask_type") if isinstance(signature, Mapping) else None
-    kwargs = signature.get("kwargs") or {} if isinstance(signature, Mapping) else {}
-    if kind in {"chain", "group"} and "tasks" in kwargs:
-        yield from _each(kwargs["tasks"])
-    elif kind == "chord" and "header" in kwargs:
-        header = kwargs["header"]
-        yield from tasks_of(header) if isinstance(header, Mapping) else _each(header)
-        yield from tasks_of(kwargs["body"])
-    elif isinstance(signature, Mapping):
+    parts = _parts_of(signature)
+    if parts is None:
         yield signature
-    elif isinstance(signature, Sequence) and not isinstance(signature, str):
-        yield from _each(signature)
+    else:
+        for part in parts[0]:
+            yield from tasks_of(part)
 
 
 def first_tasks_of(signature: Any) -> Iterator[Any]:
@@ -55,11 +49,14 @@ def delay_start(signature: Any, seconds: float) -> None:
 
 
 def mark_members(signature: Any, batch_id: str, first_index: int, queue: str | None) -> int:
-    """Make each task within a signature a member of a batch, from ``first_index``; return the index after the last."""
+    """Make each task within a signature a member of a batch, from ``first_index``; return the index after the last.
+
+    Each is told, too, which members will never run should it fail.
+    """
     index = first_index
-    for task in tasks_of(signature):
+    for task, rest in _with_rest(signature, first_index, ()):
         options = task["options"]
-        header = replace(read_header(options.get("headers")), batch_id=batch_id, index=index)
+        header = replace(read_header(options.get("headers")), batch_id=batch_id, index=index, rest=rest)
         options["headers"] = with_header(options.get("headers"), header)
         if queue is not None:
             options.setdefault("queue", queue)
@@ -89,6 +86,33 @@ def members_of(signatures: Any, batch_id: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _each(signatures: Any) -> Iterator[Any]:
-    for signature in signatures:
-        yield from tasks_of(signature)
+def _parts_of(signature: Any) -> tuple[Sequence[Any], bool] | None:
+    """What a signature is made of, and whether each part waits for those before it; None of a single task's."""
+    if not isinstance(signature, Mapping):
+        is_list = isinstance(signature, Sequence) and not isinstance(signature, str)
+        return (signature if is_list else ()), False
+    kind, kwargs = signature.get("subtask_type"), signature.get("kwargs") or {}
+    if kind in {"chain", "group"} and "tasks" in kwargs:
+        return list(kwargs["tasks"]), kind == "chain"
+    if kind == "chord" and "header" in kwargs:
+        header = kwargs["header"]
+        return [header if isinstance(header, Mapping) else list(header), kwargs["body"]], True
+    return None
+
+
+def _with_rest(
+    signature: Any, first: int, after: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[Any, tuple[tuple[int, int], ...]]]:
+    """Each task of a signature that begins with member ``first``, and the members that wait for it, as ranges."""
+    found = _parts_of(signature)
+    if found is None:
+        yield signature, after
+        return
+    parts, are_steps = found
+    sizes = [sum(1 for _ in tasks_of(part)) for part in parts]
+    end = first + sum(sizes)
+    for part, size in zip(parts, sizes, strict=True):
+        following = first + size
+        own = ((following, end),) if are_steps and following < end else ()
+        yield from _with_rest(part, first, (*own, *after))
+        first = following

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from typing import Any
 
@@ -31,6 +32,9 @@ def exception_from_data(data: Any) -> BaseException:
     exceptions, so that data from a message cannot run code of its choosing.
     The stand-in is a `CeleryLaravelError` whose class has the original's name
     and whose text is the original's message.
+
+    Either can be pickled: a worker's main process does that with the arguments
+    of each message (Celery 5.7), and ends if it cannot.
     """
     name = str(data.get("class", "Exception"))
     message = str(data.get("message", ""))
@@ -40,12 +44,11 @@ def exception_from_data(data: Any) -> BaseException:
             error = cls(*data["args"])
         except Exception:
             error = None
-        if error is not None and _message(error) == message:
+        if error is not None and _message(error) == message and _can_be_pickled(error):
             return error
     short = name.rpartition(".")[2]
-    stand_in = type(
-        short if short.isidentifier() else "Exception", (CeleryLaravelError,), {"__module__": "celery_laravel.errors"}
-    )
+    attributes = {"__module__": "celery_laravel.errors", "__reduce__": lambda _: (exception_from_data, (data,))}
+    stand_in = type(short if short.isidentifier() else "Exception", (CeleryLaravelError,), attributes)
     error = stand_in(message)
     assert isinstance(error, BaseException)
     return error
@@ -62,6 +65,14 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "<its message could not be made>"
+
+
+def _can_be_pickled(error: BaseException) -> bool:
+    try:
+        pickle.dumps(error)
+    except Exception:  # whatever its `__reduce__` raises
+        return False
+    return True
 
 
 def _find_class(module: str, qualname: str) -> type[BaseException] | None:

@@ -25,6 +25,9 @@ NOT_REPUBLISHED = frozenset({"redelivered", "x-delivery-count", "x-acquired-coun
 _END_OF_TIME = 253_402_300_800
 """The year 10000 in seconds since the epoch, where datetimes end."""
 
+_LONGEST_CANVAS = 1_000_000
+"""Members in one signature, at most: more in a header is damage, not to be counted through."""
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -35,7 +38,8 @@ class Header:
     ``turn`` counts how often the job has been put back, ``attempts`` and
     ``exceptions`` what lies behind it, ``deadline`` is when ``retry_until`` ends
     (seconds since the epoch). ``batch_id`` and ``index`` say which member of
-    which batch it is, ``callback`` that it is a callback of a batch, ``serializer``
+    which batch it is, and ``rest`` which members will never run should it fail, as ranges whose end is
+    not among them; ``callback`` that it is a callback of a batch, ``serializer``
     is the one this dispatch asked for (Celery forgets it when a message is sent
     again). ``slots`` are the starts that limiters keep for the job: their keys,
     by the limiter's name in the store. ``unique`` is the key of the unique lock
@@ -57,6 +61,7 @@ class Header:
     deadline: float | None = None
     batch_id: str | None = None
     index: int | None = None
+    rest: Sequence[Sequence[int]] = ()
     callback: str | None = None
     serializer: str | None = None
     slots: Mapping[str, Sequence[str]] = field(default_factory=lambda: _NOTHING)
@@ -153,6 +158,7 @@ _FIELDS: dict[str, Any] = {
     "deadline": None,
     "batch_id": None,
     "index": None,
+    "rest": (),
     "callback": None,
     "serializer": None,
     "slots": _NOTHING,
@@ -196,6 +202,8 @@ def _checked(key: str, value: Any) -> Any:
         valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
     elif key == "is_counted":
         valid = isinstance(value, bool)
+    elif key == "rest":
+        valid = isinstance(value, (list, tuple)) and all(map(_is_range, value))
     elif key == "chain":
         valid = value is None or _is_chain(value)
     elif key == "debounce":
@@ -229,6 +237,13 @@ def _is_chain(value: Any) -> bool:
 def _is_slots(item: tuple[Any, Any]) -> bool:
     name, keys = item
     return isinstance(name, str) and isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
+
+
+def _is_range(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:  # noqa: PLR2004  first, end
+        return False
+    are_counts = all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in value)
+    return are_counts and 0 < value[1] - value[0] <= _LONGEST_CANVAS
 
 
 def _is_place(value: Any) -> bool:

@@ -38,8 +38,13 @@ def failed(running: RunningJob, request: Any, error: BaseException) -> MemberEnd
     header = running.header
     if header.batch_id is None or header.index is None:
         return None
-    rest = members_of(request.chain, header.batch_id) + members_of(request.chord, header.batch_id)
+    rest = rest_of(request, header.batch_id)
     return MemberEnd(header.batch_id, header.index, running.id, MemberState.FAILED, rest, exception_to_data(error))
+
+
+def rest_of(request: Any, batch_id: str) -> tuple[int, ...]:
+    """The members of a batch that will never run if this one fails: those of its chain, and of its chord."""
+    return members_of(request.chain, batch_id) + members_of(request.chord, batch_id)
 
 
 class BatchCallbacks:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -62,6 +63,23 @@ def test_one_that_cannot_be_rebuilt_arrives_as_a_stand_in_of_the_same_name(error
     assert type(arrived).__name__ == type(error).__name__
     assert isinstance(arrived, CeleryLaravelError)
     assert describe(arrived) == describe(error)
+
+
+class LockedError(Exception):
+    """One that can be rebuilt, and not be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeywordError(code=3), ValueError(object), LockedError("locked")])
+def test_what_arrives_can_be_pickled(error: Exception) -> None:
+    """A worker's main process pickles the arguments of each message (Celery 5.7), and ends if it cannot."""
+    arrived = travelled(error)
+    again = pickle.loads(pickle.dumps(arrived))
+    assert type(again).__name__ == type(arrived).__name__
+    assert describe(again) == describe(arrived) == describe(error)
 
 
 def test_an_exception_whose_own_text_fails_is_still_one() -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.beat import ScheduleEntry, Scheduler
-from celery.exceptions import Ignore, Reject
-from celery.signals import task_unknown
+from celery.exceptions import Ignore, NotRegistered, Reject
 from kombu.exceptions import EncodeError
 
 from celery_laravel import (
@@ -21,6 +20,7 @@ from celery_laravel import (
     signals,
 )
 from celery_laravel.attempt import unique
+from celery_laravel.job.undeliverable import settle_undeliverable
 from celery_laravel.middleware import Release, Skip
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest
@@ -625,13 +625,9 @@ def test_a_job_that_is_settled_without_its_child_frees_its_lock(
 
 
 def test_a_job_whose_task_the_worker_does_not_know_frees_its_lock(app: Celery, worker: Worker, locks: Any) -> None:
-    class Consumer:
-        def __init__(self, app: Celery) -> None:
-            self.app = app
-
     job(app).delay()
     [message] = worker.messages()
-    task_unknown.send(sender=Consumer(app), message=message, exc=KeyError(), name="job", id=message.headers["id"])
+    settle_undeliverable(app, message, NotRegistered("job"))
     assert locks() == {}
 
 

@@ -1,0 +1,108 @@
+"""Messages that no worker can take, in memory: settled once, kept as they came, and sent again as they were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.exceptions import NotRegistered
+
+from celery_laravel import Bus, signals
+from celery_laravel.job.undeliverable import settle_undeliverable
+from celery_laravel.message.header import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+
+@pytest.fixture
+def messages(app: Celery) -> Callable[[], list[Any]]:
+    """What has been published since the last look."""
+    channel = app.connection_for_write().channel()
+
+    def take() -> list[Any]:
+        found = []
+        while (message := channel.basic_get(app.conf.task_default_queue)) is not None:
+            message.ack()
+            found.append(message)
+        return found
+
+    return take
+
+
+@pytest.fixture
+def unknown(app: Celery) -> Any:
+    return app.signature("nowhere", (1,), {"two": 2}, immutable=True)
+
+
+def test_a_message_that_comes_twice_is_settled_once(app: Celery, messages: Any, unknown: Any) -> None:
+    @app.task(name="note")
+    def note(*args: Any) -> None: ...
+
+    batch = Bus(app).batch([[unknown, note.si()], note.si()]).allow_failures().catch(note.s()).dispatch()
+    [message] = [message for message in messages() if message.headers["task"] == "nowhere"]
+    for _ in range(2):
+        settle_undeliverable(app, message, NotRegistered("nowhere"))
+
+    batch = batch.fresh()
+    assert (batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (1, 1, 1)
+    assert [sent.headers["task"] for sent in messages()] == ["note"], "the batch's catch"
+    [record] = Bus(app).failed.all()
+    assert (record.task, record.args_repr, record.batch_id) == ("nowhere", "(1,)", batch.id)
+
+
+def test_a_job_whose_task_was_unknown_can_be_tried_again_as_it_was(app: Celery, messages: Any, unknown: Any) -> None:
+    @app.task(name="note")
+    def note(*args: Any) -> None: ...
+
+    batch = Bus(app).batch([[unknown, note.si(3)], note.si()]).allow_failures().dispatch()
+    [message] = [message for message in messages() if message.headers["task"] == "nowhere"]
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert Bus(app).failed.retry(message.headers["id"]) == 1
+
+    [again] = messages()
+    args, kwargs, embed = again.payload
+    assert (again.headers["task"], again.headers["id"]) == ("nowhere", message.headers["id"])
+    assert (args, kwargs) == ([1], {"two": 2})
+    assert [step["args"] for step in embed["chain"]] == [[3]]
+    before, after = read_header(message.headers), read_header(again.headers)
+    assert (after.batch_id, after.index, after.turn) == (before.batch_id, before.index, 1)
+    batch = batch.fresh()
+    assert (batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (0, 0, 3)
+
+
+def test_a_message_that_is_none_of_the_librarys_is_celerys_alone(
+    app: Celery, messages: Any, unknown: Any, no_store: None
+) -> None:
+    unknown.apply_async()
+    [message] = messages()
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    message.headers = None
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+
+
+def test_a_damaged_header_is_told_and_nothing_else(
+    app: Celery, messages: Any, unknown: Any, no_store: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown.set(headers={"laravel": {"v": 99}}).apply_async()
+    [message] = messages()
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert "version 99" in caplog.text
+
+
+def test_receivers_hear_of_the_batch_in_a_child(app: Celery, messages: Any, unknown: Any) -> None:
+    heard: list[Any] = []
+
+    def receive(batch: Any, **_: Any) -> None:
+        heard.append(batch)
+
+    signals.batch_finished.connect(receive)
+    batch = Bus(app).batch([unknown]).allow_failures().dispatch()
+    [message] = messages()
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert heard == []
+    [told] = messages()
+    app.tasks[told.headers["task"]].dispatch_sync(*told.payload[0])
+    assert [(finished.id, finished.failed_jobs) for finished in heard] == [(batch.id, 1)]
