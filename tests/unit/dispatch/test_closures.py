@@ -190,7 +190,8 @@ def test_what_was_not_signed_for_this_job_is_never_unpickled(tamper: str) -> Non
     if tamper == "payload":
         payload = "A" + payload[1:] if payload[0] != "A" else "B" + payload[1:]
     elif tamper == "signature":
-        payload = payload[:-1] + ("A" if payload[-1] != "A" else "B")
+        content, dot, signature = payload.rpartition(".")  # of whose last character not all bits count
+        payload = content + dot + ("A" if signature[0] != "A" else "B") + signature[1:]
     elif tamper == "id":
         task_id = "job-2"
     elif tamper == "key":
