@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +12,7 @@ from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 
 from celery_laravel import events
+from celery_laravel.dispatch.confirming import Confirming
 from celery_laravel.dispatch.connections import send_through
 from celery_laravel.dispatch.outbox import Outbox
 from celery_laravel.dispatch.stencil import Stencil, new_ids
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from celery import Celery, Task
+
+logger = logging.getLogger(__name__)
 
 _ALIKE = frozenset(
     {
@@ -87,8 +92,10 @@ class BulkPublisher:
 
     Where the transport can queue many messages at a time, the single tasks of a
     call of `publish` go out together, all or none, and the canvas after them,
-    one by one; elsewhere all go out one by one, in order. ``sent`` are the
-    positions of those that went out, should `publish` raise.
+    one by one. Where the broker confirms messages, the single tasks come first
+    too, and their confirmations are waited for together; elsewhere all go out
+    one by one, in order. ``sent`` are the positions of those that went out,
+    should `publish` raise.
     """
 
     def __init__(self, app: Celery, producer: Any, asked: MemberOptions) -> None:
@@ -108,18 +115,51 @@ class BulkPublisher:
             Exception: Whatever Celery or the broker raises.
         """
         self.sent = []
-        if self._outbox is None:
-            self._publish_each(range(len(members)), members, indices)
-            return
         singles = [position for position, member in enumerate(members) if member.is_single]
-        self._stencils.clear()  # a countdown is counted from when its slice is sent
-        with self._outbox.collecting():
-            for position in singles:
-                self._collect(self._outbox, members[position], indices[position])
-        self._outbox.send()
-        self.sent += singles
+        if self._outbox is not None:
+            self._publish_at_once(self._outbox, singles, members, indices)
+        elif singles and Confirming.serves(self._producer):
+            self._publish_confirmed(singles, members, indices)
+        else:
+            singles = []
         if len(singles) < len(members):
             self._publish_each(sorted(set(range(len(members))).difference(singles)), members, indices)
+
+    def _publish_at_once(
+        self, outbox: Outbox, singles: Sequence[int], members: Sequence[Member], indices: Sequence[int]
+    ) -> None:
+        self._stencils.clear()  # a countdown is counted from when its slice is sent
+        with outbox.collecting():
+            for position in singles:
+                self._collect(outbox, members[position], indices[position])
+        outbox.send()
+        self.sent += singles
+
+    def _publish_confirmed(self, singles: Sequence[int], members: Sequence[Member], indices: Sequence[int]) -> None:
+        """Send single tasks; those that are not confirmed are sent once more, under the same ids, as Celery would."""
+        failure, signatures, called = None, {}, []
+        with closing(Confirming(self._app, self._producer)) as confirming:
+            try:
+                for position in singles:
+                    signature = self._asked.signature_of(self._app, members[position], indices[position])
+                    signatures[position] = signature.set(task_id=next(self._ids))
+                    confirming.begin(position)
+                    signature.apply_async(producer=confirming.producer, retry=False)
+                    called.append(position)
+            except confirming.errors:
+                logger.debug("A batch's dispatch has lost its channel; it goes on through another", exc_info=True)
+            except Exception as error:
+                failure = error
+            lost = confirming.unconfirmed()
+        self.sent += [position for position in called if position not in lost]
+        if failure is not None:
+            raise failure
+        for position in sorted(set(singles).difference(self.sent)):
+            signature = signatures.get(position) or self._asked.signature_of(
+                self._app, members[position], indices[position]
+            )
+            signature.apply_async(producer=self._producer)
+            self.sent.append(position)
 
     def _publish_each(self, positions: Iterable[int], members: Sequence[Member], indices: Sequence[int]) -> None:
         for position in positions:
