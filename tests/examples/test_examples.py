@@ -31,6 +31,15 @@ EXPECTED = {
         "finally: 'Party' is cancelled, 1 failed; report in party.txt",
         "=> cancelled: True, 1 of 8 failed",
     ],
+    "batches_in_chains": [
+        "fetch: Summer",
+        "before: 'Summer'",
+        "progress: 'Summer'",
+        "left out of 'Summer': nothing but noise",
+        "=> Summer: 2 of 3 tracks published",
+        "=> Winter is not published: nothing but noise",
+        "catch: nothing but noise",
+    ],
     "chains_in_batches": [
         "birds is out",
         "stars is out",
