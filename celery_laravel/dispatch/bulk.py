@@ -138,7 +138,13 @@ class BulkPublisher:
     def _publish_confirmed(self, singles: Sequence[int], members: Sequence[Member], indices: Sequence[int]) -> None:
         """Send single tasks; those that are not confirmed are sent once more, under the same ids, as Celery would."""
         failure, signatures, called = None, {}, []
-        with closing(Confirming(self._app, self._producer)) as confirming:
+        try:
+            together = Confirming(self._app, self._producer)
+        except Confirming.lost_by(self._producer):
+            logger.debug("A batch's dispatch found its connection lost; it makes another", exc_info=True)
+            self._publish_each(singles, members, indices)
+            return
+        with closing(together) as confirming:
             try:
                 for position in singles:
                     signature = self._asked.signature_of(self._app, members[position], indices[position])

@@ -21,13 +21,16 @@ class Confirming:
             task.apply_async(producer=confirming.producer, retry=False)
             refused = confirming.unconfirmed()
 
+    Raises:
+        Exception: One of `lost_by`: the producer's connection has been lost meanwhile.
+
     Of a message that is not confirmed nobody can say whether the broker has
     it: whoever publishes it again gives it the same id.
     """
 
     def __init__(self, app: Any, producer: Any) -> None:
-        self._connection = producer.connection
-        self._channel = self._connection.channel()
+        self.errors = self.lost_by(producer)
+        self._channel = producer.connection.channel()
         self._client = self._channel.connection
         self._plain = type(self._channel).basic_publish  # the instance's own waits for each confirmation
         self._channel.basic_publish = self._publish
@@ -52,10 +55,11 @@ class Confirming:
         except self.errors as lost:
             logger.debug("The channel of a batch's dispatch was gone before it could be closed: %s", lost)
 
-    @property
-    def errors(self) -> tuple[type[BaseException], ...]:
-        """What is raised when the connection or the channel is lost."""
-        return (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors)
+    @staticmethod
+    def lost_by(producer: Any) -> tuple[type[BaseException], ...]:
+        """What is raised when a producer's connection or channel is lost."""
+        connection = producer.connection
+        return (OperationalError, *connection.connection_errors, *connection.channel_errors)
 
     def begin(self, position: int) -> None:
         """Say what the messages that are published next belong to."""

@@ -143,6 +143,16 @@ def test_a_connection_that_is_lost_midway_is_made_again_and_no_job_is_two(
     assert len(sent) > SLICE, "some were sent twice"
 
 
+def test_a_connection_that_was_lost_before_is_made_again(make_app: Callable[..., Celery], rabbitmq_url: str) -> None:
+    """As one that has been idle for long, in a pool."""
+    with gate(rabbitmq_url) as (url, shut):
+        app = make_app(url)
+        for _ in range(2):
+            assert Bus(app).batch([app.tasks["one"].s(1)]).dispatch().pending_jobs == 1
+            shut(for_good=False)
+    assert waiting(app, rabbitmq_url) == 2
+
+
 @contextmanager
 def gate(url: str) -> Iterator[tuple[str, Callable[..., None]]]:
     """A port that leads to a broker, and a function that cuts what goes through and, mostly, bars the way for good."""

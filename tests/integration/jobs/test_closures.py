@@ -66,6 +66,20 @@ def test_a_function_that_fails_is_caught_by_functions(lab: Lab) -> None:
     assert sorted(lab.wait_for(key, "notes", 2)) == [["chain", "LookupError('gone')"], ["own", "LookupError('gone')"]]
 
 
+def test_a_running_step_puts_batches_and_functions_into_its_chain(lab: Lab) -> None:
+    key = uuid()
+
+    def change() -> None:
+        job = current_job()
+        assert job is not None
+        job.prepend_to_chain(writing(lab, key, "second"))
+        job.prepend_to_chain(Bus(job.app).batch([writing(lab, key, "first"), [writing(lab, key, "first")]]))
+        job.append_to_chain(Bus(job.app).batch([writing(lab, key, "last")]))
+
+    lab.bus.chain([change, writing(lab, key, "third")]).dispatch()
+    assert lab.wait_for(key, "notes", 5) == [["first"], ["first"], ["second"], ["third"], ["last"]]
+
+
 def test_what_an_older_key_signed_runs_and_what_a_foreign_one_signed_does_not(lab: Lab) -> None:
     key = uuid()
     for secret, runs in (("old", True), ("foreign", False)):
