@@ -53,7 +53,8 @@ class Stencil:
         self._serializer = registry.type_to_name[message["content-type"]]
         self._is_base64 = type(channel.codecs.get(channel.body_encoding)) is Base64
         self._channel = channel
-        self._amqp, self._levels = app.amqp, app.conf.task_repr_maxlevels
+        self._amqp = app.amqp
+        self._levels = app.conf.get("task_repr_maxlevels", 3)  # a setting since Celery 5.7, and a constant before
 
     @classmethod
     def cut(cls, app: Any, channel: Any, queue: str, message: dict[str, Any]) -> Stencil | None:
