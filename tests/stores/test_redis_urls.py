@@ -11,7 +11,7 @@ from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.settings import without_password
 from celery_laravel.stores.factory import open_store
 from celery_laravel.stores.redis import RedisStore
-from celery_laravel.stores.redis.urls import connection_maker
+from celery_laravel.stores.redis.urls import connection_pool
 from celery_laravel.testing.processes import wait_until
 from tests.stores.redis_servers import OwnServer, own_server
 
@@ -42,7 +42,9 @@ def test_passwords_are_never_shown(url: str, shown: str) -> None:
 
 
 def test_a_url_gives_its_parts_to_the_connection() -> None:
-    connection = connection_maker("rediss://user:pass%20word@example:7/3?socket_timeout=1.5&ssl_cert_reqs=CERT_NONE")()
+    connection = connection_pool(
+        "rediss://user:pass%20word@example:7/3?socket_timeout=1.5&ssl_cert_reqs=CERT_NONE"
+    ).make_connection()
     assert (connection.host, connection.port, connection.db) == ("example", 7, 3)
     assert (connection.username, connection.password) == ("user", "pass word")
     assert (connection.socket_timeout, connection.socket_connect_timeout) == (1.5, 2.0)
@@ -50,7 +52,7 @@ def test_a_url_gives_its_parts_to_the_connection() -> None:
 
 
 def test_a_socket_takes_its_database_and_credentials_from_the_url() -> None:
-    connection = connection_maker("redis+socket://:pw@/run/redis.sock?virtual_host=4&socket_timeout=3")()
+    connection = connection_pool("redis+socket://:pw@/run/redis.sock?virtual_host=4&socket_timeout=3").make_connection()
     assert (connection.path, connection.db, connection.password) == ("/run/redis.sock", 4, "pw")
     assert connection.socket_timeout == 3
 

@@ -8,9 +8,19 @@ aware `datetime`. A back end is done when it passes ``celery_laravel.testing.sto
 from celery_laravel.stores.contracts.attempts import AttemptStore
 from celery_laravel.stores.contracts.batches import BatchStore
 from celery_laravel.stores.contracts.debounces import DebounceStore
+from celery_laravel.stores.contracts.delays import DelayStore
 from celery_laravel.stores.contracts.failed_jobs import FailedJobStore
 from celery_laravel.stores.contracts.limits import LimitStore
 from celery_laravel.stores.contracts.locks import LockStore
 from celery_laravel.stores.contracts.store import Store
 
-__all__ = ["AttemptStore", "BatchStore", "DebounceStore", "FailedJobStore", "LimitStore", "LockStore", "Store"]
+__all__ = [
+    "AttemptStore",
+    "BatchStore",
+    "DebounceStore",
+    "DelayStore",
+    "FailedJobStore",
+    "LimitStore",
+    "LockStore",
+    "Store",
+]

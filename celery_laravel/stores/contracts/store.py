@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from celery_laravel.stores.contracts.attempts import AttemptStore
     from celery_laravel.stores.contracts.batches import BatchStore
     from celery_laravel.stores.contracts.debounces import DebounceStore
+    from celery_laravel.stores.contracts.delays import DelayStore
     from celery_laravel.stores.contracts.failed_jobs import FailedJobStore
     from celery_laravel.stores.contracts.limits import LimitStore
     from celery_laravel.stores.contracts.locks import LockStore
@@ -46,6 +47,10 @@ class Store(Protocol):
     @property
     def debounces(self) -> DebounceStore:
         """Which dispatch is the newest."""
+
+    @property
+    def delays(self) -> DelayStore:
+        """Messages that wait until they are due."""
 
     def settle(self, *, member: MemberEnd | None, attempt: AttemptEnd | None, keep: timedelta) -> BatchChange | None:
         """Count a batch's member and end a turn, in one round trip and in that order.

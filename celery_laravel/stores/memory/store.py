@@ -9,6 +9,7 @@ from celery_laravel import clock
 from celery_laravel.stores.memory.attempts import MemoryAttemptStore
 from celery_laravel.stores.memory.batches import MemoryBatchStore
 from celery_laravel.stores.memory.debounces import MemoryDebounceStore
+from celery_laravel.stores.memory.delays import MemoryDelayStore
 from celery_laravel.stores.memory.failed_jobs import MemoryFailedJobStore
 from celery_laravel.stores.memory.limits import MemoryLimitStore
 from celery_laravel.stores.memory.locks import MemoryLockStore
@@ -29,6 +30,7 @@ class MemoryStore:
         self.locks = MemoryLockStore(lock)
         self.limits = MemoryLimitStore(lock)
         self.debounces = MemoryDebounceStore(lock)
+        self.delays = MemoryDelayStore(lock)
         self.attempts = MemoryAttemptStore(lock, self.locks)
         self.batches = MemoryBatchStore(lock)
         self.failed_jobs = MemoryFailedJobStore(lock)

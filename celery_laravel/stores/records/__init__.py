@@ -14,6 +14,7 @@ from celery_laravel.stores.records.batches import (
 )
 from celery_laravel.stores.records.condition import Persistence, StoreCondition
 from celery_laravel.stores.records.debounces import Place
+from celery_laravel.stores.records.delays import DelayRecord, NewDelay
 from celery_laravel.stores.records.failed_jobs import FailedJob
 from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, WindowState
 from celery_laravel.stores.records.locks import LockAnswer, LockRecord, LockRequest
@@ -26,6 +27,7 @@ __all__ = [
     "BatchChange",
     "BatchRecord",
     "Callback",
+    "DelayRecord",
     "FailedJob",
     "LimitAnswer",
     "LockAnswer",
@@ -35,6 +37,7 @@ __all__ = [
     "MemberEnd",
     "MemberState",
     "NewBatch",
+    "NewDelay",
     "Persistence",
     "Place",
     "Slot",

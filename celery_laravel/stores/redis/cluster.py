@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class ClusterConnections:
     """What `Connections` is to a server, by way of redis-py's client for clusters."""
 
+    server = None
+
     def __init__(self, url: str) -> None:
         self.url = without_password(url)
         self._full_url = url

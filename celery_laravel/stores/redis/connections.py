@@ -12,7 +12,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from celery_laravel.settings import without_password
 from celery_laravel.stores.redis.faults import Patience, is_unavailable
 from celery_laravel.stores.redis.scripts import packed_command
-from celery_laravel.stores.redis.urls import connection_maker
+from celery_laravel.stores.redis.urls import connection_pool
+from celery_laravel.stores.servers import server_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,9 @@ class Connections:
 
     def __init__(self, url: str) -> None:
         self.url = without_password(url)
-        self._make = connection_maker(url)
+        pool = connection_pool(url)
+        self._make = pool.make_connection
+        self.server = server_of(pool)
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
         self._undone: list[bytes] = []

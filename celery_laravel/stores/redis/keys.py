@@ -9,7 +9,8 @@ every shard. A single server has one shard.
 
 All locks lie together, since an owner may hold any number of them and is
 renewed in one step; all limits of one limiter do, since a start is counted in
-all of them or in none.
+all of them or in none. All delayed jobs do, since what is due is asked for in
+one step.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Keys:
         self._locks = f"{prefix}:{{locks}}"
         self.locks_taken = f"{self._locks}:taken"
         self.locks_ends = f"{self._locks}:ends"
+        names = ("records", "pushed", "claimed", "by-job", "by-due", "by-queue")
+        self.delays = tuple(f"{prefix}:{{delays}}:{name}" for name in names)
+        """The keys that every script of delayed jobs takes, in that order."""
 
     def attempt(self, job_id: str) -> str:
         """What is known of a job's attempts."""

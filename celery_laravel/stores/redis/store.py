@@ -11,6 +11,7 @@ from celery_laravel.stores.redis.cluster import ClusterConnections
 from celery_laravel.stores.redis.condition import facts_of
 from celery_laravel.stores.redis.connections import Connections
 from celery_laravel.stores.redis.debounces import RedisDebounceStore
+from celery_laravel.stores.redis.delays import RedisDelayStore
 from celery_laravel.stores.redis.failed_jobs import RedisFailedJobStore
 from celery_laravel.stores.redis.instants import as_datetime
 from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
@@ -55,6 +56,7 @@ class RedisStore:
         self.locks = RedisLockStore(connections, self._keys)
         self.limits = RedisLimitStore(connections, self._keys)
         self.debounces = RedisDebounceStore(connections, self._keys)
+        self.delays = RedisDelayStore(connections, self._keys, connections.server)
         self.attempts = RedisAttemptStore(connections, self._keys, self.locks, is_cluster=self._is_cluster)
         self.batches = RedisBatchStore(connections, self._keys)
         self.failed_jobs = RedisFailedJobStore(connections, self._keys)

@@ -15,8 +15,6 @@ from celery_laravel.errors import ConfigurationError
 from celery_laravel.settings import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis.cluster import RedisCluster
 
 CONNECT_TIMEOUT = 2.0
@@ -29,8 +27,8 @@ def is_cluster(url: str) -> bool:
     return url.partition("://")[0] in {"redis+cluster", "rediss+cluster"}
 
 
-def connection_maker(url: str) -> Callable[[], Any]:
-    """A function that makes a connection, which connects when it is first used.
+def connection_pool(url: str) -> Any:
+    """What makes connections, each of which connects when it is first used.
 
     The options of the URL are redis-py's (``socket_timeout``, ``ssl_ca_certs``…).
     ``sentinel://`` takes ``master_name`` besides, and ``sentinel_password`` and
@@ -44,7 +42,7 @@ def connection_maker(url: str) -> Callable[[], Any]:
         pool.make_connection()  # unconnected: this only checks the options
     except (TypeError, ValueError, AttributeError) as error:
         raise _unreadable(url, error) from error
-    return pool.make_connection
+    return pool
 
 
 def cluster_of(url: str) -> RedisCluster:

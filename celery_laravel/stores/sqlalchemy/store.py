@@ -11,6 +11,7 @@ from celery_laravel.stores.records import StoreCondition
 from celery_laravel.stores.sqlalchemy.attempts import SQLAttemptStore
 from celery_laravel.stores.sqlalchemy.batches import SQLBatchStore
 from celery_laravel.stores.sqlalchemy.debounces import SQLDebounceStore
+from celery_laravel.stores.sqlalchemy.delays import SQLDelayStore
 from celery_laravel.stores.sqlalchemy.engine import Database
 from celery_laravel.stores.sqlalchemy.failed_jobs import SQLFailedJobStore
 from celery_laravel.stores.sqlalchemy.limits import SQLLimitStore
@@ -42,6 +43,7 @@ class SQLAlchemyStore:
         self.locks = SQLLockStore(self._database)
         self.limits = SQLLimitStore(self._database)
         self.debounces = SQLDebounceStore(self._database)
+        self.delays = SQLDelayStore(self._database)
         self.attempts = SQLAttemptStore(self._database, self.locks)
         self._settle_in_one = SettlingInOne(self._database, self.attempts)
         self.batches = SQLBatchStore(self._database, self._settle_in_one)

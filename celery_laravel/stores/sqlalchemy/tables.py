@@ -44,6 +44,7 @@ class Tables:
     limit_windows: Table
     limit_starts: Table
     debounces: Table
+    delays: Table
 
 
 def metadata_for(prefix: str = "laravel") -> MetaData:
@@ -84,6 +85,7 @@ def tables_for(prefix: str) -> Tables:
         _limit_windows(metadata, prefix),
         _limit_starts(metadata, prefix),
         _debounces(metadata, prefix),
+        _delays(metadata, prefix),
     )
 
 
@@ -316,4 +318,29 @@ def _debounces(metadata: MetaData, prefix: str) -> Table:
         Column("started", Json(), nullable=False),
         Index(f"{prefix}_debounces_by_expiry", "expires"),
         has_number=False,
+    )
+
+
+def _delays(metadata: MetaData, prefix: str) -> Table:
+    """A row for each message that waits."""
+    return _table(
+        metadata,
+        f"{prefix}_delays",
+        Column("number", Number, primary_key=True, autoincrement=True),
+        Column("entry", Key(), nullable=False),
+        Column("job_id", Identifier(), nullable=False),
+        Column("task", Characters(), nullable=False),
+        Column("queue", Characters(), nullable=False),
+        Column("message", Characters(), nullable=False),
+        Column("due", Microseconds(), nullable=False),
+        # When it may be claimed: when it is due, or once the lease of who claimed it is over.
+        Column("leaves", Microseconds(), nullable=False),
+        Column("parked", Microseconds(), nullable=False),
+        Column("is_revoked", Boolean(), nullable=False),
+        UniqueConstraint("entry", name=f"{prefix}_delays_entry"),
+        Index(f"{prefix}_delays_by_leaving", "leaves"),
+        Index(f"{prefix}_delays_by_due", "due", "number"),
+        Index(f"{prefix}_delays_by_job", "job_id"),
+        Index(f"{prefix}_delays_by_queue", "queue", "due", mysql_length={"queue": 191}),
+        has_number=True,
     )

@@ -32,6 +32,7 @@ from celery_laravel.testing.store_suite.batches import BatchSuite
 from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
 from celery_laravel.testing.store_suite.contention import ContentionSuite
 from celery_laravel.testing.store_suite.debounces import DebounceSuite
+from celery_laravel.testing.store_suite.delays import DelaySuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
 from celery_laravel.testing.store_suite.limit_changes import LimitChangeSuite
 from celery_laravel.testing.store_suite.limit_lateness import LatenessSuite, UnclaimedSuite
@@ -66,6 +67,7 @@ class StoreSuite(
     UnclaimedSuite,
     LatenessSuite,
     DebounceSuite,
+    DelaySuite,
     SettleSuite,
     ConcurrencySuite,
     ContentionSuite,
@@ -88,6 +90,7 @@ __all__ = [
     "ConcurrencySuite",
     "ContentionSuite",
     "DebounceSuite",
+    "DelaySuite",
     "FailedJobSuite",
     "LatenessSuite",
     "LimitChangeSuite",

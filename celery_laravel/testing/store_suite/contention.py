@@ -14,6 +14,7 @@ from celery_laravel.stores.records import LimitAnswer, StartStatus, Window
 from celery_laravel.testing.store_suite.attempt_locks import begin_with
 from celery_laravel.testing.store_suite.concurrency import THREADS, at_once
 from celery_laravel.testing.store_suite.debounces import confirm, dispatch, numbers, reserve
+from celery_laravel.testing.store_suite.delays import delayed, entries
 from celery_laravel.testing.store_suite.limits import HOUR, starts, take
 from celery_laravel.testing.store_suite.locks import acquire, owners
 from celery_laravel.testing.store_suite.times import VirtualTime
@@ -135,3 +136,39 @@ class ContentionSuite:
         places = [reserve(store) for _ in range(THREADS)]
         at_once(lambda thread: confirm(store, places[thread]))
         assert store.debounces.start("key", places[0]) == f"job-1-{THREADS}"
+
+    def test_of_many_who_claim_at_once_each_message_goes_to_one(self, store: Store, advance: Advance) -> None:
+        names = [f"entry-{number:02d}" for number in range(THREADS * 5)]
+        store.delays.park([delayed(name) for name in names])
+        claimed: list[str] = []
+
+        def claim_until_there_is_none(_: int) -> int:
+            count = 0
+            while records := store.delays.claim(limit=3, lease=advance.long):
+                claimed.extend(entries(records))
+                count += len(records)
+                assert store.delays.remove(entries(records)) == len(records)
+            return count
+
+        while store.delays.count():  # one that another was about to claim may be passed over, and is there later
+            at_once(claim_until_there_is_none)
+        assert sorted(claimed) == names
+
+    def test_the_same_message_parked_by_many_at_once_is_kept_once(self, store: Store) -> None:
+        at_once(lambda _: store.delays.park([delayed("one"), delayed("two")]))
+        assert store.delays.count() == 2
+        assert sum(at_once(lambda _: store.delays.remove(["one"]))) == 1
+
+    def test_a_message_that_is_revoked_while_it_is_claimed_leaves_as_one_or_the_other(self, store: Store) -> None:
+        for turn in range(5):
+            store.delays.park([delayed(f"entry-{turn}")])
+
+            def act(thread: int, turn: int = turn) -> list[str]:
+                if thread:
+                    return [record.message for record in store.delays.claim(limit=9, lease=timedelta(hours=1))]
+                return [] if store.delays.revoke(f"entry-{turn}", "revoked") else ["was not there"]
+
+            told = [message for messages in at_once(act) for message in messages]
+            told += act(1)  # those who came while it was being revoked may have passed it over
+            assert told in ([f"message of entry-{turn}"], ["revoked"])
+            store.delays.remove([f"entry-{turn}"])

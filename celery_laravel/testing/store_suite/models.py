@@ -44,3 +44,9 @@ class ModelSuite:
         from celery_laravel.testing.store_suite.limit_machine import check_limits
 
         check_limits(store, advance, examples=self.examples, steps=self.steps)
+
+    def test_delays_follow_their_model(self, store: Store, advance: Advance) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.delay_machine import check_delays
+
+        check_delays(store, advance, examples=self.examples, steps=self.steps)
