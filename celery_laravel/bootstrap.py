@@ -10,10 +10,12 @@ from celery import Task
 from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
+from celery_laravel.dispatch.parking import park_long_delays
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
 from celery_laravel.operations.chained_batches import add_batch_task
 from celery_laravel.operations.closures import add_closure_task
+from celery_laravel.operations.delayed import remember_revocations
 from celery_laravel.operations.packs import add_pack_task
 from celery_laravel.runtime import runtime_of
 from celery_laravel.settings import settings_of
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _CELERYS_TASK = "celery.app.task:Task"
 _JOB = "celery_laravel:Job"
 _ATTEMPT_OPTIONS = "celery_laravel.bootsteps.attempt_options:AttemptOptions"
+_DELAYS = "celery_laravel.bootsteps.delays:Delays"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
 _LEASES = "celery_laravel.bootsteps.leases:Leases"
 _REPORT = "celery_laravel.bootsteps.report:Report"
@@ -72,9 +75,11 @@ def install(app: Celery) -> Celery:
         if _adopt(task) and task.__bound__:
             task.bind(app)
     app.steps["worker"].update((_ATTEMPT_OPTIONS, _PACK_MEMORY))
-    app.steps["consumer"].update((_DUE_CALLBACKS, _LEASES, _PACKS, _REPORT, _UNDELIVERABLE))
+    app.steps["consumer"].update((_DELAYS, _DUE_CALLBACKS, _LEASES, _PACKS, _REPORT, _UNDELIVERABLE))
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
+    park_long_delays(app)
+    remember_revocations(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
     if app.finalized:
         _add_jobs(app)

@@ -1,4 +1,4 @@
-"""``Bus``: the one name through which batches, failed jobs and locks are reached."""
+"""``Bus``: the one name through which batches, failed and delayed jobs, and locks are reached."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.pending_batch import PendingBatch
 from celery_laravel.dispatch.pending_chain import PendingChain
+from celery_laravel.operations.delayed import DelayedJobs
 from celery_laravel.operations.failed_jobs import FailedJobs
 from celery_laravel.operations.locks import Locks
 from celery_laravel.runtime import runtime_of
@@ -39,7 +40,7 @@ class _PropertyOfTheApp(_OfTheApp):
 
 
 class Bus:
-    """Batches, failed jobs and locks of an app: Celery's current one, or ``Bus(app)`` of another.
+    """Batches, failed and delayed jobs, and locks of an app: Celery's current one, or ``Bus(app)`` of another.
 
     batch = Bus.batch([resize.s(image) for image in images]).then(publish.si()).dispatch()
     """
@@ -108,6 +109,11 @@ class Bus:
     def failed(self) -> FailedJobs:
         """The failed jobs."""
         return FailedJobs(self.app)
+
+    @_PropertyOfTheApp
+    def delayed(self) -> DelayedJobs:
+        """The jobs that wait in the store until they are due."""
+        return DelayedJobs(self.app)
 
     @_PropertyOfTheApp
     def locks(self) -> Locks:

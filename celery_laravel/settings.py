@@ -33,7 +33,7 @@ class Settings:
     after_commit: bool = False
     secret_key: str | Sequence[str] | None = None
     connections: Mapping[str, str] = field(default_factory=dict)
-    durable_delay: float | None = None
+    durable_delay: float | None = 60.0
     safe_redis: bool = True
     watch: bool = False
 
@@ -47,7 +47,6 @@ KEYS = tuple(f"laravel_{f.name}" for f in fields(Settings))
 
 _NOT_YET: dict[str, tuple[Any, str]] = {
     "laravel_after_commit": (False, "dispatch after commit"),
-    "laravel_durable_delay": (None, "delays that wait in the store"),
     "laravel_watch": (False, "the record of recent jobs"),
 }
 """Settings of the documented surface whose feature this version does not have: only their "off" is taken."""
@@ -65,8 +64,18 @@ def read_settings(app: Celery) -> Settings:
         _check(key, value)
     values = {key.removeprefix("laravel_"): value for key, value in given.items() if value is not None}
     values.setdefault("store", _default_store(app))
+    if given.get("laravel_durable_delay", _NOT_GIVEN) is None or _is_on_its_own(given, values["store"]):
+        values["durable_delay"] = None
     values.setdefault("failed_store", values["store"])
     return Settings(**values)
+
+
+_NOT_GIVEN = object()
+
+
+def _is_on_its_own(given: Mapping[str, Any], store: str) -> bool:
+    """Whether nobody has said where delays are to wait, and the store is a file that another machine does not see."""
+    return store == EMBEDDED_STORE and given.get("laravel_store") is None and "laravel_durable_delay" not in given
 
 
 _REDIS_SCHEMES = {"redis", "rediss", "sentinel", "redis+cluster", "rediss+cluster", "redis+socket"}

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from celery_laravel.cli.batches import batch, batches, cancel_batch, prune_batches, retry_batch
+from celery_laravel.cli.delayed import cancel_delayed, delayed
 from celery_laravel.cli.doctor import doctor
 from celery_laravel.cli.exits import plain_errors
 from celery_laravel.cli.failed_jobs import failed, flush, forget, prune_failed, retry
@@ -29,7 +30,7 @@ class _Laravel(click.Group):
 @click.group(cls=_Laravel)
 @click.pass_context
 def laravel(ctx: click.Context, /, **_: Any) -> None:
-    """Failed jobs, batches, locks and stores.
+    """Failed jobs, batches, delayed jobs, locks and stores.
 
     Reading needs the store alone; but for doctor, no connection to the broker is opened.
     """
@@ -38,5 +39,6 @@ def laravel(ctx: click.Context, /, **_: Any) -> None:
 
 _FAILED_JOBS = (failed, retry, forget, flush, prune_failed)
 _BATCHES = (batches, batch, retry_batch, cancel_batch, prune_batches)
-for _command in (*_FAILED_JOBS, *_BATCHES, locks, unlock, migrate, doctor):
+_DELAYED_JOBS = (delayed, cancel_delayed)
+for _command in (*_FAILED_JOBS, *_BATCHES, *_DELAYED_JOBS, locks, unlock, migrate, doctor):
     laravel.add_command(_command)

@@ -51,8 +51,9 @@ class Header:
     that ``catch`` a failure, as data, and in which ``round`` it is, which counts
     the retries of failed steps. ``is_counted``: its starts are written down even
     if its task declares no limit, as there may be a copy of the message, whose job
-    has left a pack. Keys of the same version that are not known are carried along
-    in ``extra``.
+    has left a pack. ``revoked`` says that it was revoked while it waited in the
+    store. Keys of the same version that are not known are carried along in
+    ``extra``.
     """
 
     turn: int = 0
@@ -71,6 +72,7 @@ class Header:
     debounce: Sequence[Any] | None = None
     chain: Mapping[str, Any] | None = None
     is_counted: bool = False
+    revoked: bool = False
     extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
@@ -106,7 +108,14 @@ class Header:
         """The header of a failed job that is tried again: attempt 1, in a turn of its own."""
         chain = next_round(self.chain)
         return replace(
-            self, turn=self.turn + 1, attempts=0, exceptions=0, deadline=deadline, slots=_NOTHING, chain=chain
+            self,
+            turn=self.turn + 1,
+            attempts=0,
+            exceptions=0,
+            deadline=deadline,
+            slots=_NOTHING,
+            chain=chain,
+            revoked=False,
         )
 
     def encode(self) -> dict[str, Any]:
@@ -168,6 +177,7 @@ _FIELDS: dict[str, Any] = {
     "debounce": None,
     "chain": None,
     "is_counted": False,
+    "revoked": False,
 }
 _EMPTY = Header()
 
@@ -200,7 +210,7 @@ def _checked(key: str, value: Any) -> Any:
         valid = value is None or isinstance(value, str)
     elif key == "slots":
         valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
-    elif key == "is_counted":
+    elif key in {"is_counted", "revoked"}:
         valid = isinstance(value, bool)
     elif key == "rest":
         valid = isinstance(value, (list, tuple)) and all(map(_is_range, value))

@@ -10,9 +10,11 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import VERSION
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
+from celery.worker.state import revoked as revoked_jobs
 
 from celery_laravel.attempt.ownership import write_owner
 from celery_laravel.message.header import NAME
+from celery_laravel.message.parked import is_marked_as_revoked
 from celery_laravel.worker import leases
 
 if TYPE_CHECKING:
@@ -47,12 +49,19 @@ class JobRequest(Request):
         has_header = NAME in self.request_dict
         if not (self.task.may_hold_locks or has_header):
             return
+        if has_header and is_marked_as_revoked(self.request_dict):
+            self._was_revoked_while_it_waited()
         owner = write_owner(self.request_dict, self.id)
         self.lease_owners = self.kept_alive = (owner,)
         if self.task.job_options.unique:
             self.kept_alive = (owner, self.id)
         if self.task.counts_starts or has_header:
             self.attempt = {self.id: owner}
+
+    def _was_revoked_while_it_waited(self) -> None:
+        """Have Celery take the job for one that this worker was told to revoke, and not for one that has expired."""
+        revoked_jobs.add(self.id)
+        self._expires = self._request_dict["expires"] = None
 
     def reject(self, requeue: bool = False) -> None:
         """Remember whether the message comes again, so that its job has not ended."""

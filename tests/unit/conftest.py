@@ -50,7 +50,9 @@ def make_app() -> Iterator[Callable[..., Celery]]:
             task_cls=task_cls,
             namespace=namespace,
         )
-        app.conf.update(laravel_store="memory://", task_default_queue=app.main, task_store_eager_result=True, **conf)
+        app.conf.update(laravel_store="memory://", task_default_queue=app.main, task_store_eager_result=True)
+        app.conf.laravel_durable_delay = None  # tests look at what is in the queues
+        app.conf.update(**conf)
         apps.append(app)
         return app
 

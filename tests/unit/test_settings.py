@@ -101,16 +101,32 @@ def test_a_value_of_the_wrong_type_is_an_error_that_names_key_and_value(key: str
     assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_none_means_the_default_for_every_key(key: str) -> None:
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "laravel_durable_delay"])
+def test_none_means_the_default_for_every_key_but_one(key: str) -> None:
     assert read_settings(bare(**{key: None})) == read_settings(bare())
+
+
+@pytest.mark.parametrize(
+    ("conf", "seconds"),
+    [
+        ({"broker_url": "redis://broker"}, 60),
+        ({"broker_url": "redis://broker", "laravel_durable_delay": None}, None),
+        ({"broker_url": "redis://broker", "laravel_durable_delay": 0}, 0),
+        ({"laravel_store": "postgresql://store"}, 60),
+        ({"broker_url": "amqp://broker"}, None),
+        ({"broker_url": "amqp://broker", "laravel_durable_delay": 60}, 60),
+        ({"broker_url": "amqp://broker", "laravel_store": "sqlite:///celery-laravel.db"}, 60),
+    ],
+)
+def test_long_delays_wait_in_the_store_unless_it_is_a_file_that_nobody_chose(conf: Any, seconds: float | None) -> None:
+    """A file in the working directory is another for each machine, and what a producer parks there no worker finds."""
+    assert read_settings(bare(**conf)).durable_delay == seconds
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("laravel_after_commit", True),
-        ("laravel_durable_delay", 60),
         ("laravel_watch", True),
     ],
 )

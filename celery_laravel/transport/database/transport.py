@@ -56,6 +56,7 @@ class Transport(virtual.Transport):
     can_parse_url = True  # or `Connection.as_uri` would not ask us, and would drop a URL's slashes
     driver_type = DRIVER_TYPE
     renews_what_it_holds = True
+    keeps_delays = True
     driver_name = "sqlalchemy"
     implements = virtual.Transport.implements.extend(
         asynchronous=True,
