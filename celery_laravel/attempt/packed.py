@@ -17,7 +17,7 @@ class PackTerms:
 
     ``parent`` is its process id, ``slot`` the pack's in the memory they share,
     ``sends_events`` whether task events are wanted, and ``soft_limits`` the
-    seconds that a member may take, for each kind of members.
+    seconds that a member may take, by its position; empty where none is limited.
     """
 
     parent: int | None = None

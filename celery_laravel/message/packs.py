@@ -36,35 +36,62 @@ _LAST_OPTIONS = frozenset({"v", "batch_id", "index", "deadline", "serializer"})
 """What the library's own header may say of a member of a pack."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """One member of a pack that has been read: where it stands, and Celery's request of it.
+class Kind:
+    """What several members of a pack have in common."""
 
-    ``kind`` is the number of its kind.
-    """
-
-    position: int
-    kind: int
-    id: str
-    index: int
-    task: str
-    request: Mapping[str, Any]
+    def __init__(self, data: Mapping[str, Any], carrier: Mapping[str, Any]) -> None:
+        headers: dict[str, Any] = {**carrier, **data["headers"]}
+        self.task = str(headers["task"])
+        self._common = {**headers, **dict.fromkeys(_FOLLOWING), **data.get("follows", {})}
+        self._own = dict(data["own"])
+        self._same = tuple(data["same"])
+        self._reply_to = data.get("reply_to")
 
     @property
-    def args(self) -> Any:
-        """Its positional arguments."""
-        return self.request["args"]
-
-    @property
-    def kwargs(self) -> Any:
-        """Its keyword arguments."""
-        return self.request["kwargs"]
+    def batch_id(self) -> Any:
+        """The batch that they say they are members of."""
+        return self._own["batch_id"]
 
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
-        """The hard and the soft limit that its message asks for."""
-        hard, soft = self.request.get("timelimit") or (None, None)
+        """The hard and the soft limit that their messages ask for."""
+        hard, soft = self._common.get("timelimit") or (None, None)
         return hard, soft
+
+    def request(self, job_id: str, index: int, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Celery's request of one of them."""
+        return {
+            **self._common,
+            **dict.fromkeys(self._same, job_id),
+            NAME: {**self._own, "index": index},
+            "args": args,
+            "kwargs": kwargs,
+            "correlation_id": job_id,
+            "reply_to": self._reply_to,
+            "properties": {"correlation_id": job_id, "reply_to": self._reply_to},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One member of a pack that has been read: where it stands, and what is its own."""
+
+    position: int
+    kind: Kind
+    id: str
+    index: int
+    args: Any
+    kwargs: Any
+
+    @property
+    def task(self) -> str:
+        """The name of its task."""
+        return self.kind.task
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Celery's request of it, made anew each time: there may be very many of them in a worker."""
+        return self.kind.request(self.id, self.index, self.args, self.kwargs)
 
 
 @dataclass(frozen=True)
@@ -120,49 +147,21 @@ def read_pack(batch: Any, kinds: Any, members: Any, carrier: Mapping[str, Any]) 
     Raises:
         InvalidMessageError: It says something else than a pack does.
     """
+    common = {
+        "hostname": carrier.get("hostname"),
+        "is_eager": False,
+        "delivery_info": {**(carrier.get("delivery_info") or {}), "redelivered": False},
+    }
+    if carrier.get("compression"):
+        common["compression"] = carrier["compression"]
     try:
-        base = {
-            "hostname": carrier.get("hostname"),
-            "is_eager": False,
-            "delivery_info": {**(carrier.get("delivery_info") or {}), "redelivered": False},
-        }
-        if carrier.get("compression"):
-            base["compression"] = carrier["compression"]
-        bases = [_base_of(kind, base, batch) for kind in kinds]
-        read = tuple(_read(position, bases, kinds, *member) for position, member in enumerate(members))
+        read = [Kind(data, common) for data in kinds]
+        if any(kind.batch_id != batch for kind in read):
+            raise ValueError("a member of another batch")  # noqa: TRY301  as whatever else makes no sense
+        packed = [
+            Packed(position, read[kind], str(job_id), int(index), args, kwargs)
+            for position, (kind, job_id, index, args, kwargs) in enumerate(members)
+        ]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InvalidMessageError(f"The message of a pack cannot be read: {error!r}.") from error
-    return Pack(str(batch), read)
-
-
-def _base_of(kind: Mapping[str, Any], base: Mapping[str, Any], batch_id: Any) -> dict[str, Any]:
-    headers: dict[str, Any] = {**base, **kind["headers"], **dict.fromkeys(_FOLLOWING), **kind.get("follows", {})}
-    if kind["own"]["batch_id"] != batch_id:
-        raise ValueError(kind["own"]["batch_id"])
-    str(headers["task"])
-    return headers
-
-
-def _read(  # noqa: PLR0917  as a member travels
-    position: int,
-    bases: Sequence[dict[str, Any]],
-    kinds: Any,
-    kind: int,
-    job_id: str,
-    index: int,
-    args: Any,
-    kwargs: Any,
-) -> Packed:
-    of_kind = kinds[kind]
-    reply_to = of_kind.get("reply_to")
-    request = {
-        **bases[kind],
-        **dict.fromkeys(of_kind["same"], job_id),
-        NAME: {**of_kind["own"], "index": index},
-        "args": args,
-        "kwargs": kwargs,
-        "correlation_id": job_id,
-        "reply_to": reply_to,
-        "properties": {"correlation_id": job_id, "reply_to": reply_to},
-    }
-    return Packed(position, kind, str(job_id), int(index), request["task"], request)
+    return Pack(str(batch), packed)

@@ -34,8 +34,9 @@ class PackEvents:
         """A member has come."""
         if self._dispatcher is None:
             return
-        args, kwargs = shown(member)
         request = member.request
+        args = request.get("argsrepr") or saferepr(member.args)
+        kwargs = request.get("kwargsrepr") or saferepr(member.kwargs)
         self._send(
             member,
             "task-received",
@@ -96,10 +97,3 @@ def events_of(app: Celery, hostname: str | None, *, enabled: bool) -> Iterator[P
         return
     with app.events.default_dispatcher(hostname=hostname) as dispatcher:
         yield PackEvents(app, dispatcher)
-
-
-def shown(member: Packed) -> tuple[str, str]:
-    """A member's arguments as Celery shows them."""
-    args = member.request.get("argsrepr") or saferepr(member.args)
-    kwargs = member.request.get("kwargsrepr") or saferepr(member.kwargs)
-    return args, kwargs

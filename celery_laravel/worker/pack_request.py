@@ -28,7 +28,7 @@ from celery_laravel.worker.strategy import twin_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_laravel.message.packs import Packed
+    from celery_laravel.message.packs import Kind, Packed
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class PackRequest(JobRequest):
         self._pack = Pack("", ())
         with contextlib.suppress(InvalidMessageError, TypeError):  # the child will say so
             self._pack = read_pack(**self.kwargs, carrier=self.request_dict)
-        self._limits = [_limits_of(self, member) for member in self._pack.members]
+        limits = {kind: _limits_of(self, kind) for kind in {member.kind for member in self._pack.members}}
+        self._limits = [limits[member.kind] for member in self._pack.members]
         self._over_limit: tuple[Packed, float] | None = None
         self._revoked: set[str] = set()
         self._slots = shared()
@@ -168,18 +169,15 @@ class PackRequest(JobRequest):
                 self._slots.revoke(self._slot, member.position)
 
     def _terms(self) -> PackTerms:
-        soft: dict[int, float | None] = {}
-        for member, (_, limit) in zip(self._pack.members, self._limits, strict=True):
-            soft.setdefault(member.kind, limit)
-        limits = [soft.get(kind) for kind in range(max(soft, default=-1) + 1)] if any(soft.values()) else ()
+        soft = [limit for _, limit in self._limits]
         sends_events = bool(self.eventer and self.eventer.enabled)
-        return PackTerms(os.getpid(), self._slot, sends_events, limits)
+        return PackTerms(os.getpid(), self._slot, sends_events, soft if any(soft) else ())
 
 
-def _limits_of(request: PackRequest, member: Packed) -> Limits:
-    """The hard and soft limit of a member: its message's, else its task's, else the worker's."""
-    hard, soft = member.time_limits
-    task: Any = request.app.tasks.get(member.task)
+def _limits_of(request: PackRequest, kind: Kind) -> Limits:
+    """The hard and soft limit of members: their message's, else their task's, else the worker's."""
+    hard, soft = kind.time_limits
+    task: Any = request.app.tasks.get(kind.task)
     of_worker: Limits = getattr(request.task, "limits_of_worker", (None, None))
     options = getattr(task, "job_options", None)
     timeout = None if options is None else timeout_of(options, defaults_of(request.app))

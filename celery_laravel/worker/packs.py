@@ -163,9 +163,10 @@ class _Run:
         return bool(info.retval.requeue)
 
     def _traced(self, task: Any, member: Packed) -> Any:
-        request = {**member.request, "properties": with_place(member.request["properties"], self._place)}
+        request = member.request
+        request["properties"] = with_place(request["properties"], self._place)
         name_owner(request, owner_beside(self._owner, member.id))
-        limit = self._limits[member.kind] if self._limits else None
+        limit = self._limits[member.position] if self._limits else None
         try:
             with soft_limit(limit, f"{member.task}[{member.id}]"):
                 return trace_task(task, member.id, member.args, member.kwargs, request, app=self._app)

@@ -70,7 +70,7 @@ def test_a_members_request_is_the_one_that_a_message_of_its_own_makes(app: Celer
         own = {key: value for key, value in alone.headers.items() if value is not None}
         for key in own.keys() - {"id", "root_id", "laravel", "argsrepr", "kwargsrepr"}:
             assert seen[key] == own[key], key
-        assert member.time_limits == (9, 5)
+        assert member.kind.time_limits == (9, 5)
     assert packed.properties["priority"] == 3
 
 
