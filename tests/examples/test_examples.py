@@ -111,6 +111,11 @@ EXPECTED = {
         "=> letter about order 3 sent to NZ",
         "=> None '250 g' ValueError('no parcel is lighter than nothing')",
     ],
+    "packs": [
+        "word 7 is released, and goes on in a message of its own",
+        "finally: 1000 of 1000 processed, 1 failed",
+        "=> 1000 jobs, failed: ManuallyFailedError: word 13 is misspelt",
+    ],
     "signals": [
         "job_queued: greet",
         "job_processing: greet('Ada',), attempt 2",
