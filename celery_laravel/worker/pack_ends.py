@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from celery.app.task import Context
-from celery.exceptions import NotRegistered
 from celery.signals import task_failure, task_revoked
 
-from celery_laravel.message.exceptions import exception_to_data
-from celery_laravel.stores.records import MemberEnd, MemberState
-
 if TYPE_CHECKING:
-    from celery import Celery
-
     from celery_laravel.message.packs import Packed
-
-
-logger = logging.getLogger(__name__)
 
 
 def revoke(task: Any, member: Packed, error: Exception) -> None:
@@ -52,15 +42,6 @@ def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = Fals
     )
     if not is_settled:
         task.settle_without_child(context, error)
-
-
-def fail_unknown(app: Celery, batch_id: str, member: Packed) -> MemberEnd:
-    """Store the failure of a member whose task is not known here; return what is to be counted."""
-    error = NotRegistered(member.task)
-    logger.error("Job %s of a pack is of the task %r, which this worker does not know", member.id, member.task)
-    app.backend.mark_as_failure(member.id, error, request=Context(member.request))
-    data = exception_to_data(error)
-    return MemberEnd(batch_id, member.index, member.id, MemberState.FAILED, exception=data)
 
 
 def _stores_errors(task: Any, context: Context) -> bool:

@@ -135,10 +135,15 @@ class PackRequest(JobRequest):
         """Settle all members of a pack that was itself revoked, save those that have ended."""
         super()._announce_revoked(reason, terminated, signum, expired)
         try:
-            for member in self.task.outstanding_in(self._pack):
-                pack_ends.revoke(self.app.tasks[member.task], member, TaskRevokedError(reason))
+            outstanding = self.task.outstanding_in(self._pack)
         except Exception:
             logger.exception("The members of pack %s, which was revoked, could not be settled", self.id)
+            return
+        for member in outstanding:
+            try:
+                pack_ends.revoke(self.app.tasks[member.task], member, TaskRevokedError(reason))
+            except Exception:
+                logger.exception("Job %s (%s), whose pack was revoked, could not be settled", member.id, member.task)
 
     def _running(self) -> tuple[Packed, float] | None:
         """The member that the child runs, and since when."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
 from celery.app.trace import TraceInfo, trace_ok_t, trace_task
+from celery.canvas import Signature
 from celery.exceptions import Reject, TaskRevokedError
 from celery.states import REJECTED
 
@@ -17,17 +18,18 @@ from celery_laravel.attempt.ownership import name_owner, owner_beside, owner_of
 from celery_laravel.attempt.packed import PackPlace, terms_of, with_place
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.header import read_header
+from celery_laravel.message.packs import CARRIER
 from celery_laravel.message.resend import resend, send_again
 from celery_laravel.stores.records import MemberEnd, MemberState
 from celery_laravel.worker.debts import PATIENCE, Debt
-from celery_laravel.worker.pack_ends import fail, fail_unknown, revoke
+from celery_laravel.worker.pack_ends import fail, revoke
 from celery_laravel.worker.pack_events import PackEvents, events_of
 from celery_laravel.worker.pack_slots import shared
 from celery_laravel.worker.soft_limit import soft_limit
 from celery_laravel.worker.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from celery import Celery
 
@@ -70,7 +72,7 @@ class PackRunner:
                 pack.batch_id,
                 len(outstanding),
             )
-            self._send_alone(self._known(pack, outstanding))
+            self._send_alone(outstanding)
             return
         terms = terms_of(request)
         tally = Tally(lambda indices: self._count(pack.batch_id, indices), name=pack.batch_id)
@@ -78,7 +80,7 @@ class PackRunner:
         try:
             with events_of(self._app, request.hostname, enabled=terms.sends_events) as events:
                 run = _Run(self._app, request, terms, place, events)
-                stranded = [member for member in self._known(pack, outstanding) if run.comes_again(member)]
+                stranded = [member for member in outstanding if run.comes_again(member)]
         finally:
             self._close(tally, pack, request)
         self._send_alone(stranded)
@@ -103,21 +105,16 @@ class PackRunner:
     def _count(self, batch_id: str, indices: Sequence[int]) -> None:
         self._callbacks.after(self._store().batches.end_members(batch_id, indices))
 
-    def _known(self, pack: Pack, members: Iterable[Packed]) -> Iterator[Packed]:
-        """The members whose task is known here, one after another; the others fail, each in its turn."""
-        for member in members:
-            if member.task in self._app.tasks:
-                yield member
-            else:
-                self._callbacks.after(self._store().batches.end_member(fail_unknown(self._app, pack.batch_id, member)))
-
     def _send_alone(self, members: Iterable[Packed]) -> None:
         """Send members on in messages of their own; their starts are counted from there on."""
         for member in members:
-            task = self._app.tasks[member.task]
+            task = self._app.tasks.get(member.task, self._app.tasks[CARRIER])
             context = Context(member.request)
             header = replace(read_header(context.headers), is_counted=True)
-            send_again(task, resend(task, context, header), header)
+            signature = resend(task, context, header)
+            if task.name != member.task:
+                signature = Signature.from_dict({**signature, "task": member.task}, app=self._app)
+            send_again(task, signature, header)
 
 
 class _Run:
@@ -135,8 +132,10 @@ class _Run:
         self._limits = terms.soft_limits if may_limit else ()
 
     def comes_again(self, member: Packed) -> bool:
-        """Run a member; True if its message has to come again."""
-        task = self._app.tasks[member.task]
+        """Run a member; True if its message has to come again, be it to a worker that knows its task."""
+        task = self._app.tasks.get(member.task)
+        if task is None:
+            return True
         self._events.received(member)
         if self._slots is None or self._slot is None:
             return self._run(task, member)

@@ -315,11 +315,17 @@ def test_a_member_that_is_counted_fails_when_it_has_been_lost_so_often(app: Cele
     assert Bus(app).failed.all()[0].exception.startswith("MaxAttemptsExceededError")
 
 
-def test_a_member_whose_task_is_not_known_fails(app: Celery, post: Post, play: Any) -> None:
+def test_a_member_whose_task_is_not_known_goes_on_alone_for_a_worker_that_knows_it(
+    app: Celery, post: Post, play: Any
+) -> None:
     batch, message = dispatched(app, post, play("plain", 1), play("tries1", 2), play("plain", 3))
-    del app._tasks["tries1"]
+    known = app._tasks.pop("tries1")
     post.run(message)
-    assert (app.ran, counts(batch)) == ([1, 3], (2, 1, 0))
+    assert (app.ran, counts(batch)) == ([1, 3], (2, 0, 1))
+    app._tasks["tries1"] = known
+    (alone,) = post.work()
+    assert alone.headers["task"] == "tries1"
+    assert (app.ran, counts(batch)) == ([1, 3, 2], (3, 0, 0))
 
 
 def test_a_pack_that_cannot_be_read_fails_and_no_other(app: Celery, post: Post, play: Any) -> None:
