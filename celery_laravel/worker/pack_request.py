@@ -82,6 +82,11 @@ class PackRequest(JobRequest):
         self._tell_revoked()
         write_terms(self.request_dict, self._terms())
 
+    @property
+    def jobs(self) -> list[tuple[str, str | None]]:
+        """The ids of its members, each with that of the batch."""
+        return [(member.id, self._pack.batch_id) for member in self._pack.members]
+
     def look(self) -> None:
         """See to what is asked of the members while the pack is in the worker."""
         self._tell_revoked()

@@ -34,9 +34,9 @@ def report(state: Any, **_: Any) -> dict[str, Any]:
         "steps": sorted(_steps(consumer)),
         "queues": sorted(queue.name for queue in consumer.task_consumer.queues),
         "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
-        "running": [request.id for request in copy_of(worker_state.active_requests)],
+        "running": [job_id for job_id, _ in _jobs_of(copy_of(worker_state.active_requests))],
         "held": sum(not request.acknowledged for request in here),
-        "batches": dict(Counter(_batches(here))),
+        "batches": dict(Counter(batch_id for _, batch_id in _jobs_of(here) if batch_id is not None)),
     }
 
 
@@ -53,8 +53,13 @@ def _requests(consumer: Any) -> set[Request]:
     return known.union(request for request in delayed if isinstance(request, Request))
 
 
-def _batches(requests: Iterable[Request]) -> Iterator[str]:
+def _jobs_of(requests: Iterable[Request]) -> Iterator[tuple[str, str | None]]:
+    """The ids of jobs, and of their batches; a pack is as many as it has members."""
     for request in requests:
+        packed = getattr(request, "jobs", None)
+        if packed is not None:
+            yield from packed
+            continue
         header = request.request_dict.get(NAME)
-        if isinstance(header, dict) and isinstance(header.get("batch_id"), str):
-            yield header["batch_id"]
+        batch_id = header.get("batch_id") if isinstance(header, dict) else None
+        yield request.id, batch_id if isinstance(batch_id, str) else None

@@ -82,7 +82,7 @@ def _explained(found: Examination, batch: BatchRecord) -> list[Finding]:
         return [_note("finished", batch, problem, advice)]
     here = {worker.name: worker.batches[batch.id] for worker in found.installed if worker.batches.get(batch.id)}
     if here:
-        where = ", ".join(f"{count:,} at {name}" for name, count in here.items())
+        where = ", ".join(f"{min(count, batch.pending_jobs):,} at {name}" for name, count in here.items())
         problem = f"Batch {_name(batch)} goes on: of its {batch.pending_jobs:,} outstanding jobs there are {where}."
         return [_note("goes-on", batch, problem, f"Wait: `celery -A app laravel batch {batch.id} --watch` follows it.")]
     if batch.is_open:

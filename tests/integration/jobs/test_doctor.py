@@ -70,6 +70,16 @@ def test_what_is_fine_and_what_is_stuck_with_a_worker(lab: Lab):
     running.wait(timeout=30)
     assert checks(doctor(lab, "--batch", running.id)) == ["finished"]
 
+    key = uuid()
+    jobs = [lab.sig("tries3", "wait", key=key), lab.sig("tries3", "return", key=uuid())]
+    packed = lab.bus.batch(jobs).pack(10).dispatch()
+    lab.wait_for(key, "runs")
+    said = doctor(lab, "--batch", packed.id)
+    assert checks(said) == ["goes-on"]
+    assert f"2 at {worker['name']}" in said["findings"][0]["problem"]
+    lab.go_on(key)
+    packed.wait(timeout=30)
+
     batches.create(NewBatch("lost"))  # as if its message had been lost
     batches.add("lost", 1)
     batches.close("lost")
