@@ -23,6 +23,11 @@ SKEW = 5.0
 
 def check_store(found: Examination) -> bool:
     """Look at the store; True when it can be asked for more."""
+    if settings_of(found.app).store_is_untouched:  # to look into it would make it
+        problem = f"The store {found.store} is not there yet: nothing has been kept so far."
+        advice = "Nothing, if workers and producers run in this folder; else give them one place by 'laravel_store'."
+        found.findings.append(Finding("untouched-store", problem, advice, Level.NOTE))
+        return False
     asked, since = clock.now(), time.monotonic()
     try:
         condition = store_of(found.app).condition()

@@ -262,6 +262,14 @@ def test_members_that_the_database_broker_delays_are_not_taken_for_lost(app: Cel
     store_of(app).close()
 
 
+def test_the_default_store_is_not_made_by_looking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    app = install(Celery("shop", broker="memory://", set_as_current=False))
+    found = examine(app, timeout=0.1)
+    assert [finding.check for finding in found.findings] == ["no-worker", "untouched-store"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_reached_is_a_finding(app: Celery):
     app.conf.laravel_store = "redis://127.0.0.1:1/0"
     app.conf.broker_url = "amqp://guest:secret@127.0.0.1:1//"
