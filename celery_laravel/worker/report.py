@@ -33,7 +33,6 @@ def report(state: Any, **_: Any) -> dict[str, Any]:
         "prefix": settings.prefix,
         "steps": sorted(_steps(consumer)),
         "queues": sorted(queue.name for queue in consumer.task_consumer.queues),
-        "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
         "running": [job_id for job_id, _ in _jobs_of(copy_of(worker_state.active_requests))],
         "held": sum(not request.acknowledged for request in here),
         "batches": dict(Counter(batch_id for _, batch_id in _jobs_of(here) if batch_id is not None)),

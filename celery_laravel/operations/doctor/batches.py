@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from celery_laravel import clock
 from celery_laravel.operations.doctor.findings import Finding, Level
-from celery_laravel.operations.doctor.installation import missing_tasks
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
@@ -126,14 +125,12 @@ def _lost(found: Examination, batch: BatchRecord, outstanding: str) -> Finding:
     problem = f"{outstanding}, but no message waits in a queue and no worker has one of them: they are not delivered."
     strangers = [worker.name for worker in found.workers if not worker.is_installed]
     if strangers:
-        problem += f" Workers without celery-laravel ({', '.join(strangers)}) may have run them uncounted."
-    missing = "; ".join(f"{name} does not know {', '.join(tasks)}" for name, tasks in missing_tasks(found).items())
-    if missing:
-        problem += f" A message of a task that a worker does not know is dropped: {missing}."
+        problem += (
+            f" Workers without celery-laravel ({', '.join(strangers)}) may have run them uncounted, or dropped them."
+        )
     advice = (
-        "Find out where the messages went: a queue that was purged, a broker that lost its data, a worker whose log "
-        "says 'Received unregistered task'. What is lost does not come back: dispatch it again in a new batch. "
-        + _removal(batch)
+        "Find out where the messages went: a queue that was purged, a broker that lost its data, a worker of another "
+        "app. What is lost does not come back: dispatch it again in a new batch. " + _removal(batch)
     )
     return Finding("not-delivered", problem, advice, since=batch.created_at, batch_id=batch.id)
 

@@ -80,10 +80,3 @@ def _clocks(found: Examination) -> Iterator[Finding]:
             lag = timedelta(seconds=round(abs(worker.ahead)))
             problem = f"The clock of the worker {worker.name} is {lag} {direction} this machine's."
             yield Finding("clock-skew", problem, "Synchronise the clocks (NTP): `expires` and `eta` go by them.")
-
-
-def missing_tasks(found: Examination) -> dict[str, list[str]]:
-    """By worker, the tasks of this app that it does not know."""
-    mine = {name for name in found.app.tasks if not name.startswith("celery.")}
-    missing = {worker.name: sorted(mine - worker.tasks) for worker in found.installed}
-    return {name: tasks for name, tasks in missing.items() if tasks}

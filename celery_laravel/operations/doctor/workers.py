@@ -29,14 +29,13 @@ class WorkerReport:
     prefix: str = ""
     steps: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
-    tasks: frozenset[str] = frozenset()
     running: tuple[str, ...] = ()
     held: int = 0
     """Messages that it has not acknowledged yet."""
     batches: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as values that JSON can carry, without its lists of tasks, jobs and batches."""
+        """The report as values that JSON can carry, without its lists of jobs and batches."""
         return {
             "name": self.name,
             "is_installed": self.is_installed,
@@ -82,7 +81,6 @@ def _read(name: str, reply: Any, asked: float, answered: float) -> WorkerReport:
         prefix=str(reply["prefix"]),
         steps=tuple(reply["steps"]),
         queues=tuple(reply["queues"]),
-        tasks=frozenset(reply["tasks"]),
         running=tuple(reply["running"]),
         held=int(reply["held"]),
         batches={str(batch_id): int(count) for batch_id, count in reply["batches"].items()},
