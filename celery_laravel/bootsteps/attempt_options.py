@@ -10,6 +10,7 @@ from celery import bootsteps
 from celery.bin.base import CeleryOption
 
 from celery_laravel.worker.defaults import defaults_of, timeout_of
+from celery_laravel.worker.time_limits import limiter_of
 from celery_laravel.worker.visibility_timeout import warn_of_long_jobs
 
 if TYPE_CHECKING:
@@ -78,11 +79,15 @@ class AttemptOptions(bootsteps.StartStopStep):
             defaults.backoff = backoff
         if timeout is not None:
             defaults.timeout = timeout
+        self._is_enforced = worker.pool_cls.__module__ in _ENFORCING
+        if not self._is_enforced:
+            defaults.limit_time = limiter_of(worker.pool_cls.__module__)
+            self._is_enforced = defaults.limit_time is not None
 
     def start(self, worker: Any) -> None:
         """Warn of timeouts that this worker's pool cannot enforce, and of those that its broker does not wait for."""
         warn_of_long_jobs(self.app)
-        if worker.pool_cls.__module__ in _ENFORCING:
+        if self._is_enforced:
             return
         defaults = defaults_of(self.app)
         tasks = [
@@ -92,7 +97,8 @@ class AttemptOptions(bootsteps.StartStopStep):
         ]
         if tasks:
             logger.warning(
-                "Timeouts are not enforced by the %s pool, only by prefork. They are declared for: %s",
+                "Timeouts are not enforced by the %s pool, only by prefork, threads, solo, gevent and eventlet. "
+                "They are declared for: %s",
                 worker.pool_cls.__module__.rpartition(".")[2],
                 ", ".join(sorted(tasks)),
             )

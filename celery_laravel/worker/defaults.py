@@ -13,16 +13,21 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_laravel.message.options import JobOptions
+    from celery_laravel.worker.time_limits import LimitTime
 
 
 @dataclass
 class AttemptDefaults:
-    """Defaults of one process. A worker changes them in place before its children start."""
+    """Defaults of one process. A worker changes them in place before its children start.
+
+    ``limit_time`` enforces timeouts where Celery's pool does not.
+    """
 
     tries: int | None = None
     backoff: Any = None
     timeout: float | None = None
     release_counts: bool = True
+    limit_time: LimitTime | None = None
 
     @property
     def manage_every_job(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from celery_laravel.worker.starting import NotStarted, start, started, was_kept_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
@@ -54,8 +56,9 @@ class Executor:
             running.outcome = Failed(error)
             return self._report(task, running, error, args, kwargs)
         try:
-            middleware = telling(_middleware(task, running.options, args, kwargs))
-            value = send_through(middleware, task, _Code(running, args, kwargs))
+            with self._limited(task, running):
+                middleware = telling(_middleware(task, running.options, args, kwargs))
+                value = send_through(middleware, task, _Code(running, args, kwargs))
         except CELERYS_OWN as signal:
             running.outcome = PassedOn(signal)
             return running.outcome
@@ -160,6 +163,13 @@ class Executor:
         if tries is None and not options.retries_by_celery:
             tries = self.defaults.tries
         return Limits(tries, options.max_exceptions, deadline, options.fail_on_timeout)
+
+    def _limited(self, task: Any, running: RunningJob) -> AbstractContextManager[Any]:
+        """What ends the attempt when its timeout has passed, where the worker's pool does not."""
+        limit_time, timeout = self.defaults.limit_time, timeout_of(running.options, self.defaults)
+        if limit_time is None or timeout is None or running.is_sync or task.request_stack.top.is_eager:
+            return nullcontext()
+        return limit_time(timeout)
 
     def _backoff(self, task: Any, options: JobOptions, attempt: int, error: BaseException) -> float:
         backoff = self.defaults.backoff if options.backoff is None else options.backoff

@@ -11,6 +11,7 @@ from celery import VERSION
 from celery.exceptions import TaskRevokedError
 from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_jobs
+from celery.worker.state import task_ready
 
 from celery_laravel.attempt.ownership import write_owner
 from celery_laravel.message.header import NAME
@@ -71,8 +72,8 @@ class JobRequest(Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Let Celery store the failure, then settle the job if its child cannot have done so."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, TimeLimitExceeded) and TIMEOUT_IS_FAILURE and self.task.is_managed(self._context):
-            return  # `on_timeout` is called next, and would tell everybody a second time
+        if isinstance(error, TimeLimitExceeded) and self._is_left_to_on_timeout():
+            return
         if isinstance(error, (WorkerLostError, Terminated, *_EXITS)):
             self._process_has_ended()  # first: the message may be with another worker in a moment
         super().on_failure(exc_info, send_failed_event, return_ok)
@@ -124,11 +125,25 @@ class JobRequest(Request):
             return
         if self.lease_owners:
             leases.leave(self)
-        if TIMEOUT_IS_FAILURE:
+        if self._is_put_back_by_limit():
+            logger.error("%s[%s] has swallowed its timeout; its process is killed", self.name, self.id)
+            task_ready(self)
+            self.reject(requeue=True)
+        elif TIMEOUT_IS_FAILURE:
             super().on_timeout(soft, timeout)
             self._settle(TimeLimitExceeded(timeout))
         else:
             logger.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
+
+    def _is_left_to_on_timeout(self) -> bool:
+        """Whether Celery's `on_failure`, which is called first, would tell everybody what `on_timeout` tells again."""
+        return self._is_put_back_by_limit() or (TIMEOUT_IS_FAILURE and self.task.is_managed(self._context))
+
+    def _is_put_back_by_limit(self) -> bool:
+        """Whether the hard limit only backs a timeout of a job that may be tried again, whose starts are counted."""
+        is_own = getattr(self.task, "has_backstop", False) and not self.time_limits[0]
+        options = self.task.job_options
+        return bool(is_own and self.task.counts_starts and options.limits_attempts and not options.fail_on_timeout)
 
     def end_leases(self) -> None:
         """End the attempt and free the locks of the job's process, which is gone; a store that fails is logged."""

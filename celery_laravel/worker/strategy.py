@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+BACKSTOP = 30.0
+"""Seconds that code which catches its timeout's exception may take beyond it, before its process is killed."""
+
+
 def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """The handler of a job's messages, made when the worker starts.
 
@@ -21,11 +25,16 @@ def job_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     its callback, or of a step whose chain has callbacks, is acknowledged late
     unless its task declares ``acks_late``, so that a worker's death cannot leave
     the batch waiting for ever, or the chain's failure uncaught.
+
+    A timeout is a soft limit, which code may swallow. Where no hard limit is
+    declared, one stands `BACKSTOP` behind it (`JobRequest.on_timeout`).
     """
     limited = twin_of(task)
     timeout = timeout_of(task.job_options, defaults_of(app))
     if timeout is not None:
         limited.soft_time_limit = timeout
+        if not (task.time_limit or app.conf.task_time_limit):
+            limited.time_limit, limited.has_backstop = timeout + BACKSTOP, True
     plain: Callable[..., Any] = default(limited, app, consumer, **options)
     if limited.acks_late or task.declares_acks_late:
         return plain

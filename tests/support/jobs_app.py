@@ -3,7 +3,8 @@
 A scripted job does the n-th step of its script at its n-th run, the last step
 repeating, and writes each run into a list of Redis that neither the library nor
 Celery knows of. With `JOBS_LEASE`, leases last for so many seconds instead of a
-minute. With `JOBS_PATIENCE`, a store that is away is waited for so many seconds instead of ten.
+minute. With `JOBS_PATIENCE`, a store that is away is waited for so many seconds instead of ten;
+with `JOBS_BACKSTOP`, a timeout that is swallowed is followed by a hard one after so many seconds.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any
 
 import redis
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from celery_laravel import Bus, current_job, install, signals
 from celery_laravel.attempt import leases
-from celery_laravel.worker import conclusion, debts
+from celery_laravel.worker import conclusion, debts, strategy
 
 NAMES = ("broker", "backend", "store", "record", "queue")
 
@@ -138,6 +139,7 @@ def _do(job: Any, key: str, action: str, argument: str) -> Any:
         "ignore": lambda: _raise(Ignore()),
         "reject": lambda: _raise(Reject("no", requeue=False)),
         "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "stubborn": lambda: _swallow_timeouts(float(argument)),
         "wait": lambda: _wait_for(job.app.record, key, float(argument or 30)),
         "add": lambda: job.batch.add([job.app.signature("plain", (argument, ["return:added"]))]),
         "cancel": lambda: job.batch.cancel() and None,
@@ -164,6 +166,16 @@ def _group(app: Celery, key: str, *, is_chain: bool = False) -> Any:
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def _swallow_timeouts(seconds: float) -> None:
+    """Go on for so many seconds, whatever is raised meanwhile."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except SoftTimeLimitExceeded:
+            continue
 
 
 def _wait_for(record: Record, key: str, timeout: float) -> None:
@@ -257,6 +269,8 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
 if _lease := os.environ.get("JOBS_LEASE"):
     leases.LEASE, leases.INTERVAL = timedelta(seconds=float(_lease)), float(_lease) / 6
 
+if _backstop := os.environ.get("JOBS_BACKSTOP"):
+    strategy.BACKSTOP = float(_backstop)
 if _patience := os.environ.get("JOBS_PATIENCE"):
     debts.PATIENCE, conclusion.OUTAGE_WAIT = float(_patience), (float(_patience), float(_patience))
 

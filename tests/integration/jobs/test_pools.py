@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from billiard.exceptions import TimeLimitExceeded
 from celery import chord
 from celery.utils import uuid
 
-from celery_laravel import MaxAttemptsExceededError
+from celery_laravel import JobTimedOutError, MaxAttemptsExceededError
 from celery_laravel.stores.factory import store_of
 from celery_laravel.testing.processes import ProcessFailedError, wait_until
 
@@ -59,7 +60,33 @@ def test_a_pool(make_lab: MakeLab, pool: str) -> None:
     lab = make_lab()
     with lab.worker(pool=pool, concurrency=1 if pool == "solo" else 4) as worker:
         check_the_life_of_jobs(lab)
-        assert "Timeouts are not enforced" in worker.log_text()
+        slow, slow_key = lab.send("timeout", "wait:30", "return:done")
+        assert slow.get(timeout=25) == "done"
+        assert lab.attempts(slow_key) == [1, 2]
+        failed, failed_key = lab.send("timeout_fails", "wait:30")
+        with pytest.raises(JobTimedOutError, match="timeout of 1 seconds"):
+            failed.get(timeout=25)
+        assert lab.attempts(failed_key) == [1]
+        assert "Timeouts are not enforced" not in worker.log_text()
+
+
+def test_a_job_that_swallows_its_timeout_is_ended_and_tried_again(make_lab: MakeLab) -> None:
+    """A hard limit stands behind the timeout. Its process is killed, and the next attempt starts."""
+    lab = make_lab()
+    with lab.worker(env={"JOBS_BACKSTOP": "1"}):
+        stubborn, key = lab.send("timeout", "stubborn:60", "return:done")
+        gone, gone_key = lab.send("timeout", "stubborn:60")
+        failed, failed_key = lab.send("timeout_fails", "stubborn:60")
+        assert stubborn.get(timeout=40) == "done"
+        assert lab.attempts(key) == [1, 2]
+        with pytest.raises(TimeLimitExceeded):
+            failed.get(timeout=40)
+        assert len(lab.wait_for(failed_key, "failed")) == 1
+        with pytest.raises(MaxAttemptsExceededError):
+            gone.get(timeout=60)
+        assert lab.attempts(gone_key) == [1, 2]
+        assert lab.attempts(failed_key) == [1]
+        assert len(lab.wait_for(gone_key, "failed")) == 1
 
 
 @pytest.mark.rabbitmq
