@@ -65,25 +65,34 @@ def mark_members(signature: Any, batch_id: str, first_index: int, queue: str | N
 
 
 def change_headers(signatures: Any, change: Callable[[Header], Header]) -> None:
-    """Change the library's header of every task within a signature, or a list of them, and of what follows each."""
-    for task in tasks_of(signatures) if signatures else ():
+    """Change the library's header of every task within a signature, or a list of them, and of what follows, once."""
+    for task in {id(task): task for task in _with_what_follows(signatures)}.values():
         options = task["options"]
         options["headers"] = with_header(options.get("headers"), change(read_header(options.get("headers"))))
-        change_headers(options.get("chain"), change)
-        change_headers(options.get("chord"), change)
 
 
 def members_of(signatures: Any, batch_id: str) -> tuple[int, ...]:
-    """The indices of a batch's members among the tasks of a signature, or of a list of them."""
+    """The indices of a batch's members among the tasks of a signature, or of a list of them, and what follows."""
     found = []
-    for task in tasks_of(signatures) if signatures else ():
-        options = task.get("options") or {}
-        header = (options.get("headers") or {}).get(NAME)
+    for task in _with_what_follows(signatures):
+        header = ((task.get("options") or {}).get("headers") or {}).get(NAME)
         if isinstance(header, Mapping) and header.get("batch_id") == batch_id and isinstance(header.get("index"), int):
             found.append(header["index"])
-        found += members_of(options.get("chain"), batch_id)
-        found += members_of(options.get("chord"), batch_id)
     return tuple(dict.fromkeys(found))
+
+
+def _with_what_follows(signatures: Any) -> Iterator[Any]:
+    """The single tasks of a signature, or a list of them, and of what follows, which any part of a canvas may name."""
+    found = _parts_of(signatures)
+    if found is None:
+        yield signatures
+    else:
+        for part in found[0]:
+            yield from _with_what_follows(part)
+    options = (signatures.get("options") or {}) if isinstance(signatures, Mapping) else {}
+    for following in (options.get("chain"), options.get("chord")):
+        if following:
+            yield from _with_what_follows(following)
 
 
 def _parts_of(signature: Any) -> tuple[Sequence[Any], bool] | None:

@@ -130,6 +130,16 @@ CANVASES = {
     "chain with a group": (lambda sigs: chain(sigs[0], group(sigs[1:3]), sigs[3]), 4),
     "list with a group": (lambda sigs: [sigs[0], group(sigs[1:3])], 3),
     "group of chains": (lambda sigs: group(chain(*sigs[:2]), chain(*sigs[2:4])), 4),
+    "chord whose body is a chord before a group": (
+        lambda sigs: chord([sigs[0]], chain(chord([sigs[1]], sigs[2]), group(sigs[3], sigs[3].clone()))),
+        5,
+    ),
+    "chain with that": (
+        lambda sigs: chain(
+            sigs[1], chord([sigs[0], sigs[2]], chain(chord([sigs[1].clone()], sigs[2].clone()), group(sigs[3])))
+        ),
+        6,
+    ),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import chain, chord, group
@@ -10,6 +11,7 @@ from celery.exceptions import ChordError
 from celery.utils import uuid
 
 from celery_laravel import ManuallyFailedError
+from celery_laravel.message.canvas import tasks_of
 from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
@@ -94,3 +96,27 @@ def test_a_replaced_job_in_a_chord_completes_it(lab: Lab) -> None:
     key = uuid()
     header = [lab.sig("tries3", "release", "replace:new", key=uuid()), lab.sig("plain", "return:y", key=uuid())]
     assert chord(header, lab.app.tasks["total"].s(key)).apply_async().get(timeout=30) == ["replaced", "y"]
+
+
+def test_canvases_of_any_shape_in_which_anything_fails_leave_their_batch_finished(lab: Lab) -> None:
+    """Celery moves what follows a task about as a canvas is dispatched: into chords, chains and groups."""
+    shapes = [random_canvas(lab, Random(seed), depth=3) for seed in range(1, 13)]
+    sizes = [sum(1 for _ in tasks_of(shape)) for shape in shapes]
+    batches = [lab.bus.batch([shape]).allow_failures().dispatch() for shape in shapes]
+    for size, batch in zip(sizes, batches, strict=True):
+        done = batch.wait(timeout=60)
+        assert (done.total_jobs, done.pending_jobs) == (size, 0)
+
+
+def random_canvas(lab: Lab, dice: Random, depth: int) -> Any:
+    """A canvas of which a quarter of the tasks fail, and others take the long way."""
+    kinds = ["task", "task", *(["chain", "group", "chord"] if depth else [])]
+    kind = dice.choice(kinds)
+    if kind == "task":
+        if dice.random() < 0.25:
+            return lab.sig("tries1", "raise:x", key=uuid())
+        return lab.sig("tries3", *dice.choice([["return:x"], ["release", "return:x"]]), key=uuid())
+    parts = [random_canvas(lab, dice, depth - 1) for _ in range(dice.randint(2 if kind == "chain" else 1, 3))]
+    if kind == "chord":
+        return chord(parts, random_canvas(lab, dice, 0))
+    return (chain if kind == "chain" else group)(parts)

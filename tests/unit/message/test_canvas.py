@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, Signature, chain, chord, group
 
-from celery_laravel.message.canvas import mark_members, members_of, tasks_of
+from celery_laravel.message.canvas import change_headers, mark_members, members_of, tasks_of
 from celery_laravel.message.header import read_header
 
 if TYPE_CHECKING:
@@ -104,3 +105,17 @@ def test_what_follows_a_task_counts_to_its_rest(step: Any) -> None:
 @pytest.mark.parametrize("nothing", [None, [], (), {}, "", Signature()])
 def test_nothing_has_no_members(nothing: Any) -> None:
     assert members_of(nothing, "batch") == ()
+
+
+def test_what_follows_a_part_of_a_canvas_is_found_and_changed_once(step: Any) -> None:
+    """As in the message of a chord's member whose body is a chord that a group follows."""
+    signature = chord([step.si("a")], chain(step.si("b"), step.si("c")))
+    rest = group(step.si("d"), step.si("e"))
+    last = step.si("f")
+    mark_members([signature, rest, last], "batch", 0, None)
+    signature.options["chain"] = [rest]
+    rest.options["chord"] = signature.body.options["chord"] = last
+    assert sorted(members_of(signature, "batch")) == [0, 1, 2, 3, 4, 5]
+    change_headers([signature], lambda header: replace(header, turn=header.turn + 1))
+    tasks = [task for part in (signature, rest, last) for task in tasks_of(part)]
+    assert [read_header(task["options"]["headers"]).turn for task in tasks] == [1] * 6
