@@ -8,11 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.bin.base import CLIContext
 from celery.utils import uuid
 from click.testing import CliRunner
 
+from celery_laravel import install
 from celery_laravel.cli.main import laravel
+from celery_laravel.operations.doctor import examine
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
 from celery_laravel.testing.processes import wait_until
@@ -148,6 +151,17 @@ def test_a_server_that_may_forget(private_server: Any, make_lab: MakeLab):
     assert "keeps nothing on disk" in result.stdout
     assert "maxmemory-policy allkeys-lru" in result.stdout
     assert "to do: Set maxmemory-policy to noeviction" in result.stdout
+
+
+@pytest.mark.postgresql
+def test_tables_that_are_not_there(postgresql_url: str, redis_prefix: str):
+    app = install(Celery("shop", broker="memory://", set_as_current=False))
+    app.conf.update(laravel_store=postgresql_url, laravel_prefix=redis_prefix.replace("-", "_"))
+    assert [finding.check for finding in examine(app, timeout=0.1).findings] == ["not-migrated", "no-worker"]
+    store: Any = store_of(app)
+    store.migrate()
+    assert [finding.check for finding in examine(app, timeout=0.1).findings] == ["no-worker"]
+    store.close()
 
 
 def test_an_unknown_batch_is_an_error_that_names_close_ones(lab: Lab):
