@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery_laravel import clock
+from celery_laravel.operations.doctor.delays import delayed_of
 from celery_laravel.operations.doctor.findings import Finding, Level
 from celery_laravel.stores.factory import store_of
 
@@ -104,6 +105,12 @@ def _never_closed(batch: BatchRecord) -> Finding:
 
 def _not_delivered(found: Examination, batch: BatchRecord) -> Finding:
     outstanding = f"Batch {_name(batch)}: {batch.pending_jobs:,} of {batch.total_jobs:,} jobs are outstanding"
+    delayed, due = delayed_of(found, batch.id)
+    if due is not None:
+        problem = (
+            f"{outstanding}; {delayed:,} of them wait in the store, the first until {due.isoformat(' ', 'seconds')}."
+        )
+        return _note("delayed", batch, problem, "Wait: `celery -A app laravel delayed` lists them.")
     waiting = {queue: count for queue, count in found.messages.waiting.items() if count}
     if waiting:
         where = ", ".join(f"{count:,} in {queue!r}" for queue, count in waiting.items())

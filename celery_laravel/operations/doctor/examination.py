@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery_laravel.operations.doctor.batches import check_batches, check_callbacks
 from celery_laravel.operations.doctor.broker import check_broker, check_queues, check_timeouts
+from celery_laravel.operations.doctor.delays import check_delays
 from celery_laravel.operations.doctor.findings import Finding, Level
 from celery_laravel.operations.doctor.installation import check_workers
 from celery_laravel.operations.doctor.leases import check_leases
@@ -77,6 +78,7 @@ def examine(
         check_timeouts(found)
     if with_store:
         check_callbacks(found)
+        check_delays(found)
     if with_store and found.broker_answers:  # without it nobody knows where messages are, and what workers do
         check_leases(found)
         check_batches(found)

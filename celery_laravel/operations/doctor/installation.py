@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from celery_laravel.operations.doctor.examination import Examination
 
 STEPS = {
+    "Delays": "jobs that wait in the store do not go to their queues",
     "DueCallbacks": "callbacks of batches that are owed are not sent",
     "Leases": "locks and attempts of jobs that block their process are not kept",
 }

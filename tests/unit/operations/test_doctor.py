@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from celery_laravel._version import __version__
 from celery_laravel.operations.doctor import Examination, Finding, Level, examine
 from celery_laravel.operations.doctor.batches import check_batches, check_callbacks
 from celery_laravel.operations.doctor.broker import check_queues, check_timeouts
+from celery_laravel.operations.doctor.delays import check_delays
 from celery_laravel.operations.doctor.installation import STEPS, check_workers
 from celery_laravel.operations.doctor.leases import check_leases
 from celery_laravel.operations.doctor.messages import Messages
@@ -26,6 +28,7 @@ from celery_laravel.stores.records import (
     MemberEnd,
     MemberState,
     NewBatch,
+    NewDelay,
     Persistence,
     StoreCondition,
 )
@@ -98,7 +101,7 @@ def test_no_worker(found: Examination):
         ("mixed-versions", a_worker("old", version="0.0.1"), "old 0.0.1"),
         ("other-store", a_worker("lost", store="redis://elsewhere:6379/0"), "redis://elsewhere:6379/0"),
         ("other-store", a_worker("lost", prefix="shop"), "'shop'"),
-        ("missing-step", a_worker("half", steps=("Leases",)), "DueCallbacks"),
+        ("missing-step", a_worker("half", steps=("Leases", "Delays")), "DueCallbacks"),
         ("clock-skew", a_worker("late", ahead=-90), "0:01:30 behind"),
         ("clock-skew", a_worker("early", ahead=7200), "2:00:00 ahead of"),
     ],
@@ -238,6 +241,26 @@ def test_of_very_many_batches_some_are_explained(found: Examination):
     check_batches(found)
     assert [finding.check for finding in found.findings] == ["not-delivered"] * 20 + ["more-batches"]
     assert "5 more batches" in found.findings[-1].problem
+
+
+def test_delayed_jobs(found: Examination, monkeypatch: pytest.MonkeyPatch):
+    found.workers = [a_worker()]
+    batch = found.batch = make(found.app)
+    header = {"v": 1, "batch_id": batch.id, "index": 0}
+    message = json.dumps({"headers": {"id": "job", "task": "charge", "laravel": header}})
+    monkeypatch.setattr("celery_laravel.operations.delayed.headers_of", lambda text: json.loads(text)["headers"])
+    store_of(found.app).delays.park([NewDelay("entry", "job", "charge", "celery", message, timedelta(minutes=5))])
+    check_delays(found)
+    check_batches(found)
+    finding = the_finding(found, "delayed")
+    assert finding.level is Level.NOTE
+    assert "1 of them wait in the store" in finding.problem
+
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 600)
+    found.findings.clear()
+    check_delays(found)
+    assert "charge (job) to 'celery'" in the_finding(found, "delays-due").problem
 
 
 def test_a_lease_whose_job_nobody_runs(found: Examination):
