@@ -36,7 +36,8 @@ class RateLimited(Intervening):
     A job for which there is no room goes back to its queue until the start of
     its own, which is kept for it: waiting jobs do not compete, and each comes
     back once. A job that comes back late has what is left of the present
-    window, so that a backlog does not have windows pass unused. All limits of
+    window, and in its second half a job that comes for the first time has so
+    too: a backlog does not have windows pass unused. All limits of
     the limiter are taken together, or none. One call of the store before the
     job's code, none after it.
 

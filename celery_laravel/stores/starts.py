@@ -18,7 +18,9 @@ SECOND = 1_000_000
 
 
 class Windows(Protocol):
-    """The windows of one key, which nobody else changes meanwhile."""
+    """The windows of one key, which nobody else changes meanwhile; ``length`` is that of each, in microseconds."""
+
+    length: int
 
     def index_at(self, instant: int) -> int:
         """The window in which an instant falls."""
@@ -45,11 +47,24 @@ class Windows(Protocol):
         """Grant a start that is kept in a window, whoever it is kept for."""
 
 
-def come_late(grids: Mapping[str, Windows], limits: Mapping[str, int], now: int) -> LimitAnswer | None:
-    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more."""
+def come_now(
+    grids: Mapping[str, Windows], limits: Mapping[str, int], now: int, *, is_overdue: bool
+) -> LimitAnswer | None:
+    """Grant a start in the present windows, where need be one that is kept for others; None where one has no more.
+
+    Who is not overdue has what is kept for others only where the shortest of
+    the windows is half over.
+    """
     indices = {key: grid.index_at(now) for key, grid in grids.items()}
-    if any(grids[key].granted_at(index) >= limits[key] for key, index in indices.items()):
-        return None
+    shortest = min(grid.length for grid in grids.values())
+    for key, index in indices.items():
+        grid = grids[key]
+        if grid.count_at(index) < limits[key]:
+            continue
+        is_half_over = 2 * (now - grid.start_of(index)) >= grid.length
+        may_claim = is_overdue or (grid.length == shortest and is_half_over)
+        if not may_claim or grid.granted_at(index) >= limits[key]:
+            return None
     for key, index in indices.items():
         if grids[key].count_at(index) < limits[key]:
             grids[key].count(index)

@@ -43,7 +43,7 @@ class Grids:
             is_overdue = True  # in time is late, save that the start is its own: it goes by the same room
         for limit in limits:
             self._drop(limit.key, job)
-        if is_overdue and not any(self._granted(limit) >= limit.most for limit in limits):
+        if job is not None and all(self._has_a_start(limit, limits, is_overdue=is_overdue) for limit in limits):
             return [(limit.key, self._count_late(limit)) for limit in limits]
         self._forget_the_past(limits)
         due = self._first_room(limits)
@@ -67,6 +67,14 @@ class Grids:
         unclaimed = Start(-1 if window is None else window, unclaimed=True)
         if unclaimed in self._starts.get(key, ()):
             self._starts[key].remove(unclaimed)
+
+    def _has_a_start(self, limit: LimitOf, limits: Sequence[LimitOf], *, is_overdue: bool) -> bool:
+        """Whether the present window has one, which may be another's once half of it is over, or for who is overdue."""
+        if not self._is_full(limit, self._now()):
+            return True
+        is_shortest = limit.seconds == min(other.seconds for other in limits)
+        is_half_over = 2 * (self._now() - self._window(limit, self._now())) >= limit.seconds
+        return self._granted(limit) < limit.most and (is_overdue or (is_shortest and is_half_over))
 
     def _granted(self, limit: LimitOf) -> int:
         window = self._window(limit, self._now())

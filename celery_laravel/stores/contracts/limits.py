@@ -47,8 +47,12 @@ class LimitStore(Protocol):
         the present windows has granted fewer starts than its limit: in a window
         that is full, an unclaimed start, whoever that is kept for. One who
         comes in time and finds that no start is unclaimed any more is overdue
-        from then on. A newcomer is never granted what is kept for another.
-        Without a ``caller``, ``is_overdue`` means nothing.
+        from then on.
+
+        A newcomer is granted an unclaimed start in the same way once half of
+        the present window is over, when those who can come in time have come;
+        of several keys only under that with the shortest windows. Without a
+        ``caller`` nobody is granted what is kept for another.
 
         A caller that was granted is forgotten: it is a newcomer next time.
 

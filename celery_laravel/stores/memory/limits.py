@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery_laravel import clock
 from celery_laravel.stores.memory.windows import Grid
 from celery_laravel.stores.records import LimitAnswer, WindowState
-from celery_laravel.stores.starts import SECOND, come_anew, come_late, slots_of
+from celery_laravel.stores.starts import SECOND, come_anew, come_now, slots_of
 
 if TYPE_CHECKING:
     import threading
@@ -108,7 +108,7 @@ class MemoryLimitStore:
 def _come_again(
     grids: Mapping[str, Grid], limits: Mapping[str, int], caller: str, now: int, is_overdue: bool
 ) -> LimitAnswer | None:
-    """The answer to a caller whose starts are kept or were kept, or None for a newcomer; what is left is dropped."""
+    """The answer to a caller who is kept a start, or has one now; else None, and what was left for it is dropped."""
     kept = {key: grid.kept[caller] for key, grid in grids.items() if caller in grid.kept}
     if kept and len(kept) == len(grids):
         starts_at = max(grids[key].start_of(index) for key, index in kept.items())
@@ -119,7 +119,7 @@ def _come_again(
         is_overdue = True
     for key in kept:
         grids[key].drop_kept(caller)
-    return come_late(grids, limits, now) if is_overdue else None
+    return come_now(grids, limits, now, is_overdue=is_overdue)
 
 
 def _claim_kept(grids: Mapping[str, Grid], kept: Mapping[str, int], caller: str) -> LimitAnswer:

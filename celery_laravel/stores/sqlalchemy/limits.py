@@ -11,7 +11,7 @@ from celery_laravel.stores.sqlalchemy.columns import given, giving, microseconds
 from celery_laravel.stores.sqlalchemy.limit_grid import Grid
 from celery_laravel.stores.sqlalchemy.limit_rows import LimitRows
 from celery_laravel.stores.sqlalchemy.pruning import SLICE, Pruning
-from celery_laravel.stores.starts import SECOND, come_anew, come_late, slots_of
+from celery_laravel.stores.starts import SECOND, come_anew, come_now, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,8 +65,8 @@ class SQLLimitStore:
         answer = None
         if caller is not None:
             answer, was_late = self._come_again(connection, grids, caller, now)
-            if answer is None and (was_late or is_overdue):
-                answer = come_late(grids, limits, now)
+            if answer is None:
+                answer = come_now(grids, limits, now, is_overdue=was_late or is_overdue)
         if answer is None:
             answer = come_anew(grids, limits, caller, now)
         _save(grids)

@@ -36,6 +36,7 @@ from celery_laravel.testing.store_suite.delays import DelaySuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
 from celery_laravel.testing.store_suite.limit_changes import LimitChangeSuite
 from celery_laravel.testing.store_suite.limit_lateness import LatenessSuite, UnclaimedSuite
+from celery_laravel.testing.store_suite.limit_newcomers import NewcomersSuite
 from celery_laravel.testing.store_suite.limits import LimitSuite, SeveralWindowsSuite
 from celery_laravel.testing.store_suite.lock_leases import LockLeaseSuite
 from celery_laravel.testing.store_suite.lock_release import LockReleaseSuite
@@ -66,6 +67,7 @@ class StoreSuite(
     LimitChangeSuite,
     UnclaimedSuite,
     LatenessSuite,
+    NewcomersSuite,
     DebounceSuite,
     DelaySuite,
     SettleSuite,
@@ -99,6 +101,7 @@ __all__ = [
     "LockReleaseSuite",
     "LockSuite",
     "ModelSuite",
+    "NewcomersSuite",
     "ServerTime",
     "SetAsideSuite",
     "SettleSuite",

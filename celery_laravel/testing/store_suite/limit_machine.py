@@ -115,13 +115,18 @@ class LimitMachine(RuleBasedStateMachine):
             is_overdue = True
         for model in models.values():
             model.drop_kept(caller)
-        return is_overdue and self.come_late(models, answer)
+        return self.come_now(models, answer, is_overdue)
 
-    def come_late(self, models: dict[str, Model], answer: LimitAnswer) -> bool:
-        """Compare the answer to one that may have what is kept for others; False when nothing is."""
+    def come_now(self, models: dict[str, Model], answer: LimitAnswer, is_overdue: bool) -> bool:
+        """Compare the answer to one who is granted a start now, another's where need be; False when there is none."""
         now = self.now()
         windows = {key: model.window(max(now, model.anchor)) for key, model in models.items()}
-        if any(models[key].starts.count((window, True)) >= LIMITS[key] for key, window in windows.items()):
+        full = {key: window for key, window in windows.items() if models[key].count(window) >= LIMITS[key]}
+        if any(models[key].starts.count((window, True)) >= LIMITS[key] for key, window in full.items()):
+            return False
+        shortest = min(model.length for model in models.values())
+        early = [key for key, window in full.items() if 2 * (now - models[key].slot(window)) < shortest]
+        if not is_overdue and (early or any(models[key].length > shortest for key in full)):
             return False
         for slot in answer.slots:
             model = models[slot.key]

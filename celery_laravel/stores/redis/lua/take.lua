@@ -56,12 +56,18 @@ local function claim_kept(kept)
 end
 
 -- Grant a start in the present windows, where need be one that is kept for others: these windows, or nil where one of
--- them has no more.
-local function start_late()
-    local windows = {}
+-- them has no more. Who is not overdue has what is kept for others only where the shortest of the windows is half over.
+local function start_now(is_overdue)
+    local windows, shortest = {}, math.huge
+    for _, grid in ipairs(grids) do shortest = math.min(shortest, grid.length) end
     for number, grid in ipairs(grids) do
         local index = index_at(grid, now)
-        if count_at(grid, index) - unclaimed_at(grid, index) >= grid.asked then return nil end
+        local counted = count_at(grid, index)
+        if counted >= grid.asked then
+            local is_half_over = 2 * (now - start_of(grid, index)) >= grid.length
+            if not (is_overdue or (grid.length == shortest and is_half_over)) then return nil end
+            if counted - unclaimed_at(grid, index) >= grid.asked then return nil end
+        end
         windows[number] = index
     end
     for number, grid in ipairs(grids) do
@@ -75,7 +81,7 @@ if caller and #grids > 0 then
     local kept = find_kept()
     local begins = kept and claim_kept(kept)
     if begins then return answer(begins, kept) end
-    local windows = (kept or ARGV[2] == "2") and start_late()
+    local windows = start_now(kept ~= nil or ARGV[2] == "2")
     if windows then return answer(now, windows) end
 end
 
