@@ -40,8 +40,19 @@ class Reserving(_Base):
         self.held = Held(self)
         self.reservation = Reservation(self)
         self.no_ack_queues: set[str] = set()
+        self._client_of_pool: tuple[Any, Any] = (None, None)
         super().__init__(connection, **kwargs)
         self.handlers[WAKE_UP] = self._on_wake_up
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """A client, made once for each pool: it keeps nothing of its own, and takes longer to make than to publish."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        pool, client = self._client_of_pool
+        if client is None or pool is not self.pool:
+            client = super()._create_client()
+            self._client_of_pool = (self.pool, client)
+        return client
 
     # -- consuming
 

@@ -362,3 +362,16 @@ def test_getting_from_a_queue_keeps_it_from_expiring(connect: Connect, client: A
     client.pexpire("short", 1000)
     get(connection, "short")
     assert client.pttl("short") > 30_000
+
+
+def test_a_client_is_made_once_for_each_pool(connect: Connect) -> None:
+    """Making one takes longer than publishing by it does."""
+    connection = connect()
+    channel = connection.default_channel
+    first = channel._create_client()
+    assert channel._create_client() is first
+    send(connection, "a body")
+    channel._disconnect_pools()
+    second = channel._create_client()
+    assert second is not first
+    assert second.llen("jobs") == 1
