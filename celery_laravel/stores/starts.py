@@ -59,11 +59,11 @@ def come_now(
     shortest = min(grid.length for grid in grids.values())
     for key, index in indices.items():
         grid = grids[key]
-        if grid.count_at(index) < limits[key]:
-            continue
         is_half_over = 2 * (now - grid.start_of(index)) >= grid.length
-        may_claim = is_overdue or (grid.length == shortest and is_half_over)
-        if not may_claim or grid.granted_at(index) >= limits[key]:
+        if is_overdue or (grid.length == shortest and is_half_over):
+            if grid.granted_at(index) >= limits[key]:
+                return None
+        elif grid.first_with_room(now, limits[key]) > now:
             return None
     for key, index in indices.items():
         if grids[key].count_at(index) < limits[key]:
