@@ -13,7 +13,7 @@ from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
     from celery_laravel import Batch
-    from tests.integration.jobs.conftest import Lab
+    from tests.integration.jobs.conftest import Lab, MakeLab
 
 pytestmark = [
     pytest.mark.redis,
@@ -169,3 +169,23 @@ def test_a_signature_of_a_batch_is_for_one_dispatch(lab: Lab) -> None:
     with pytest.raises(RuntimeError, match="dispatched before"):
         signature.clone().apply_async().get(timeout=30)
     assert not scene.found().cancelled
+
+
+@pytest.mark.parametrize("at", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+def test_a_chain_survives_a_process_that_dies_around_its_batch(make_lab: MakeLab, at: int) -> None:
+    """While it sends the second of three members, as it wakes the chain, or as it sends the step after the batch."""
+    lab = make_lab()
+    scene, keys = Scene(lab), [uuid() for _ in range(3)]
+    batch = scene.batch(*(lab.sig("tries3", "return:x", key=key) for key in keys)).then(
+        lab.app.tasks["note"].s("then", scene.inside)
+    )
+    with lab.worker(app="tests.support.dying_app", env={"JOBS_DIES_AT": str(at)}):
+        result = lab.bus.chain([batch, scene.last()]).catch(lab.app.tasks["note"].s(scene.caught)).dispatch()
+        assert result.get(timeout=60) == "end"
+        lab.wait_for(scene.inside, "notes")
+        assert lab.send("plain", "return:x")[0].get(timeout=30) == "x"
+    found = scene.found()
+    assert (found.total_jobs, found.processed_jobs, found.failed_jobs) == (3, 3, 0)
+    assert [len(lab.attempts(key)) > 0 for key in keys] == [True] * 3
+    assert (len(lab.written(scene.after, "runs")), len(lab.written(scene.inside, "notes"))) == (1, 1)
+    assert lab.written(scene.caught, "notes") == []
