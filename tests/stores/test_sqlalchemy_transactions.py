@@ -155,7 +155,7 @@ def test_a_batch_that_is_deleted_meanwhile_is_not_counted(server: SQLAlchemyStor
     batch_id = batch_of(server, 2)
 
     def delete(store: SQLAlchemyStore, connection: Connection, end: MemberEnd) -> None:
-        store.batches._remove(connection, store.batches._batches.c.id == end.batch_id)
+        store.batches._removal.within(connection, store.batches._batches.c.id == end.batch_id)
 
     changes = both_end(server, delete, in_steps, [success(batch_id, 0), success(batch_id, 1)])
     assert changes == [None, None]

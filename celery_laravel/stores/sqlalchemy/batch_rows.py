@@ -58,7 +58,7 @@ class BatchRows:
             for failure in connection.execute(self._failed, giving(numbers=part)):
                 failed[failure.batch].append(failure.job_id)
         for row in rows:
-            if row.failed > FAILED_IDS_NAMED:
+            if row.failed > FAILED_IDS_NAMED and row.number not in failed:  # one batch may have several rows here
                 failed[row.number] = list(connection.scalars(self._some_failed, giving(number=row.number)))
         return [record_of(row, failed.get(row.number, ())) for row in rows]
 

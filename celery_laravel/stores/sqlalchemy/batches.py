@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, select, tuple_, update
+from sqlalchemy import delete, select, tuple_, update
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
 from celery_laravel.stores.records import BatchChange, MemberEnd, MemberState
@@ -20,14 +19,15 @@ from celery_laravel.stores.sqlalchemy.batch_changes import (
 )
 from celery_laravel.stores.sqlalchemy.batch_many import ManyMembers
 from celery_laravel.stores.sqlalchemy.batch_owed import OwedCallbacks, called, owes
+from celery_laravel.stores.sqlalchemy.batch_removal import BatchRemoval
 from celery_laravel.stores.sqlalchemy.batch_rows import SLICE, BatchRows, sliced
-from celery_laravel.stores.sqlalchemy.columns import giving, lasting, microseconds
+from celery_laravel.stores.sqlalchemy.columns import giving, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Connection
 
     from celery_laravel.stores.records import BatchRecord, Callback, Mark, NewBatch
     from celery_laravel.stores.sqlalchemy.engine import Database
@@ -47,6 +47,7 @@ class SQLBatchStore:
         self._rows = BatchRows(database)
         self._many = ManyMembers(database)
         self._owed = OwedCallbacks(database)
+        self._removal = BatchRemoval(database, self._owed.remove)
         self._batches = database.tables.batches
         self._members = database.tables.members
         self._failures = database.tables.failures
@@ -221,7 +222,7 @@ class SQLBatchStore:
         )
 
     def delete(self, batch_id: str) -> bool:
-        return self._database.transaction(lambda connection: self._remove(connection, self._batches.c.id == batch_id))
+        return self._removal.one(batch_id)
 
     def mark_sent(self, batch_id: str, callbacks: Sequence[Mark]) -> None:
         own = [mark for mark in callbacks if mark.kind in KINDS]
@@ -268,30 +269,7 @@ class SQLBatchStore:
         created_before: datetime | None = None,
         cancelled_before: datetime | None = None,
     ) -> int:
-        batch = self._batches.c
-        ages: list[ColumnElement[bool]] = []
-        if finished_before is not None:
-            ages.append(batch.finished_at < microseconds(finished_before.timestamp()))
-        if created_before is not None:
-            is_older = batch.created_at < microseconds(created_before.timestamp())
-            ages.append(and_(batch.finished_at.is_(None), is_older))
-        if cancelled_before is not None:
-            is_older = batch.created_at < microseconds(cancelled_before.timestamp())
-            ages.append(and_(batch.cancelled_at.is_not(None), is_older))
-        return sum(map(self._prune, ages))
-
-    def _prune(self, is_old: ColumnElement[bool]) -> int:
-        """Remove batches a slice at a time, each in a transaction of its own; return how many."""
-        batch = self._batches.c
-        removed, last = 0, -1
-        old = select(batch.number).where(is_old).order_by(batch.number).limit(SLICE)
-        while numbers := self._database.single(partial(_scalars, statement=old.where(batch.number > last))):
-            for number in numbers:
-                # By age again, since it may have been revived meanwhile.
-                remove = partial(self._remove, same=and_(batch.number == number, is_old))
-                removed += self._database.transaction(remove)
-            last = numbers[-1]
-        return removed
+        return self._removal.prune(finished_before, created_before, cancelled_before)
 
     # -- steps -------------------------------------------------------------------------------------
     def _skip(self, connection: Connection, end: MemberEnd) -> int:
@@ -299,17 +277,3 @@ class SQLBatchStore:
         row = self._rows.find(connection, end.batch_id)
         assert row is not None, "the row has been locked since the member was marked"
         return self._many.put_down(connection, row, end.skips, MemberState.SKIPPED)
-
-    def _remove(self, connection: Connection, same: ColumnElement[bool]) -> bool:
-        number = connection.scalar(select(self._batches.c.number).where(same).with_for_update())
-        if number is None:
-            return False
-        connection.execute(delete(self._batches).where(self._batches.c.number == number))
-        for table in (self._members, self._failures):
-            connection.execute(delete(table).where(table.c.batch == number))
-        self._owed.remove(connection, number)
-        return True
-
-
-def _scalars(connection: Connection, statement: Select[Any]) -> Sequence[Any]:
-    return connection.scalars(statement).all()

@@ -23,7 +23,7 @@ from tests.integration.jobs.conftest import Lab, MakeLab
 from tests.support import locks_app
 from tests.support.worker import running_worker
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.matrix]
 
 OF_THE_SERVER = {"not-persistent", "snapshots-only", "eviction"}
 """What may be said of the Redis that the tests happen to have."""
