@@ -39,7 +39,7 @@ def check_queues(found: Examination) -> None:
     taken = {queue for worker in found.workers for queue in worker.queues}
     for queue, count in found.messages.waiting.items():
         if count and queue not in taken:
-            problem = f"{count:,} messages wait in the queue {queue!r}, which no worker takes from."
+            problem = f"No worker takes from the queue {queue!r}, in which messages wait: {count:,}."
             advice = f"Start one that does: `celery -A app worker -Q {queue}`; or mend the routes that lead there."
             found.findings.append(Finding("queue-without-worker", problem, advice))
 

@@ -116,7 +116,7 @@ def test_a_queue_that_no_worker_takes_from(found: Examination):
     found.workers = [a_worker()]
     found.messages = Messages({"celery": 3, "mails": 1200, "empty": 0})
     check_queues(found)
-    assert "1,200 messages wait in the queue 'mails'" in the_finding(found, "queue-without-worker").problem
+    assert "from the queue 'mails', in which messages wait: 1,200" in the_finding(found, "queue-without-worker").problem
 
 
 def test_jobs_longer_than_the_broker_waits(found: Examination):
