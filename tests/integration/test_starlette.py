@@ -123,6 +123,7 @@ def test_a_batch_as_json(lab: Lab):
     assert (answer.json()["name"], answer.json()["pending_jobs"]) == ("Import", 2)
     assert not {"options", "failed_job_ids"} & answer.json().keys()
     assert answer.headers["cache-control"] == "no-store"
+    assert httpx.head(f"{lab.url}/batches/b/events", timeout=5).headers["content-type"].startswith("text/event-stream")
 
 
 def test_progress_is_streamed_until_the_end(lab: Lab):

@@ -100,6 +100,8 @@ class BatchProgress:
         seen = request.headers.get("last-event-id")
         if batch.finished and seen == _id_of(self._text(batch)):
             return Response(status_code=204)
+        if request.method == "HEAD":  # which Starlette hands over too, and which has no stream to wait for
+            return Response(media_type=EventStream.media_type)
         return EventStream(self._pieces(batch, seen))
 
     async def _find(self, request: Request) -> Batch:
