@@ -10,8 +10,9 @@ out, less its ETA.
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,7 +31,7 @@ from celery_laravel.stores.records import NewDelay
 from celery_laravel.stores.servers import server_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from celery import Celery
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_laravel.delays")
 
 _TOLERANCE = 0.1
-"""A delay is measured a moment after it was counted from: so much of the setting, at most a second, may be missing."""
+"""A delay is measured a moment after it was counted from: so many seconds may be missing."""
 
 _MECHANICS = frozenset(
     (
@@ -69,24 +70,52 @@ def _make_amqp(cls: Any, app: Celery) -> Any:
 def _give_parking(amqp: Any) -> None:
     app: Celery = amqp.app
     sender: Any = amqp.__dict__.get("send_task_message")  # a cached property, which reads the configuration
+    latest = _Latest()
 
     def send_task_message(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
         nonlocal sender
         if sender is None:
             sender = amqp._create_task_sender()  # noqa: SLF001  what the property calls
         if message[0].get("eta") is not None:
-            producer = ParkingProducer(app, producer)
+            producer = ParkingProducer(app, producer, latest.made_at(message[0]))
         return sender(producer, name, message, *args, **options)
 
     amqp.send_task_message = send_task_message
+    amqp.task_protocols = {**amqp.task_protocols, 2: latest.noticing(amqp.task_protocols[2])}
+
+
+class _Latest(threading.local):
+    """The headers that this thread has made last, and when: a first dispatch connects before it gets to publish."""
+
+    headers: Any = None
+    at = 0.0
+
+    def noticing(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """What makes messages, with an eye on those that are delayed."""
+
+        @wraps(make)
+        def make_message(*args: Any, **options: Any) -> Any:
+            message = make(*args, **options)
+            if message[0].get("eta") is not None:
+                self.headers, self.at = message[0], clock.now()
+            return message
+
+        return make_message
+
+    def made_at(self, headers: Any) -> float:
+        """When these headers were made; now, where somebody else made them."""
+        at = self.at if headers is self.headers else clock.now()
+        self.headers = None
+        return at
 
 
 class ParkingProducer:
     """A producer that parks a task's message if it is delayed for long, and publishes everything else."""
 
-    def __init__(self, app: Celery, producer: Any) -> None:
+    def __init__(self, app: Celery, producer: Any, made_at: float) -> None:
         self._app = app
         self._producer = producer
+        self._made_at = made_at
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
@@ -126,10 +155,10 @@ class ParkingProducer:
             return None  # the worker refuses it, and says why
         if not isinstance(eta, datetime):
             return None
-        seconds = maybe_make_aware(eta, self._app.timezone).timestamp() - clock.now()
-        if seconds <= 0 or seconds < shortest - min(1.0, shortest * _TOLERANCE) or not self._serves():
+        due = maybe_make_aware(eta, self._app.timezone).timestamp()
+        if due <= self._made_at or due < self._made_at + shortest - _TOLERANCE or not self._serves():
             return None
-        return timedelta(seconds=seconds)
+        return timedelta(seconds=max(0.0, due - clock.now()))
 
     def _serves(self) -> bool:
         """Whether a worker of the app will find in the store what is parked there, and can publish it then."""

@@ -60,6 +60,14 @@ EXPECTED = {
         "this would be attempt 3 of 2",
         "=> 1 failed job kept",
     ],
+    "delays": [
+        "=> waiting: remind('Ada',) remind('Grace',) remind('the board',)",
+        "=> called off: True",
+        "=> Ada again reminded",
+        "=> synchronised on attempt 2",
+        "=> the board's reminder: REVOKED",
+        "=> waiting: 0",
+    ],
     "eager": [
         "=> tea costs 42, said on attempt 3",
         "=> None",

@@ -17,7 +17,7 @@ from kombu import Exchange, Queue
 from kombu.common import Broadcast
 from redis import Redis
 
-from celery_laravel import Bus, install
+from celery_laravel import Bus, clock, install
 from celery_laravel.dispatch import parking
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.runtime import runtime_of
@@ -256,6 +256,27 @@ def test_a_short_delay_waits_in_a_worker_as_ever(on_redis: Place) -> None:
     assert [bool(message.headers["eta"]) for message in on_redis.take()] == [False, False, True, True, True]
     on_redis.app.tasks["anything"].apply_async(countdown=60)
     assert Bus(on_redis.app).delayed.count() == 1
+
+
+def test_a_delay_is_counted_from_its_dispatch_however_long_that_takes(
+    on_redis: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first dispatch of a process connects, to a broker that may be slow."""
+    app, passed = on_redis.app, 0.0
+    acquire, now = app.producer_or_acquire, clock.now
+
+    def slowly(*arguments: Any) -> Any:
+        nonlocal passed
+        passed = 30.0
+        return acquire(*arguments)
+
+    app.conf.laravel_durable_delay = 60
+    runtime_of(app).forget()
+    monkeypatch.setattr(app, "producer_or_acquire", slowly)
+    monkeypatch.setattr(clock, "now", lambda: now() + passed)
+    app.tasks["anything"].apply_async(countdown=60)
+    (job,) = Bus(app).delayed.all()
+    assert 20 < (job.due_at - job.parked_at).total_seconds() <= 30
 
 
 def test_signals_and_the_event_of_a_sent_task_tell_of_the_delay(
