@@ -114,7 +114,7 @@ class PackRequest(JobRequest):
             if running is not None:
                 self._hold_for(running[0])
             if self._over_limit is not None:
-                self._fail_over_limit(*self._over_limit)
+                self._killed_for_limit(*self._over_limit, None if running is None else running[0])
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -126,11 +126,14 @@ class PackRequest(JobRequest):
         state.task_ready(self)
         leases.leave(self)
 
-    def _fail_over_limit(self, member: Packed, limit: float) -> None:
+    def _killed_for_limit(self, member: Packed, limit: float, running: Packed | None) -> None:
+        """Fail the member, unless it had ended when the process was killed; the pack is as good as it was."""
         error = TimeLimitExceeded(limit)
         try:
-            pack_ends.fail(self.app.tasks[member.task], member, error)
             self.task.forget_crash(self.id)
+            if running is None or running.position != member.position:
+                return
+            pack_ends.fail(self.app.tasks[member.task], member, error)
         except Exception:
             logger.exception("Job %s (%s), over its hard time limit, could not be settled", member.id, member.task)
         if self.eventer and self.eventer.enabled and self.app.tasks[member.task].send_events:
