@@ -44,7 +44,7 @@ class Kind:
         self.task = str(headers["task"])
         self._common = {**headers, **dict.fromkeys(_FOLLOWING), **data.get("follows", {})}
         self._own = dict(data["own"])
-        self._same = tuple(data["same"])
+        self._same = tuple(map(str, data["same"]))
         self._reply_to = data.get("reply_to")
 
     @property
@@ -159,9 +159,16 @@ def read_pack(batch: Any, kinds: Any, members: Any, carrier: Mapping[str, Any]) 
         if any(kind.batch_id != batch for kind in read):
             raise ValueError("a member of another batch")  # noqa: TRY301  as whatever else makes no sense
         packed = [
-            Packed(position, read[kind], str(job_id), int(index), args, kwargs)
+            _checked(Packed(position, read[kind], job_id, index, args, kwargs))
             for position, (kind, job_id, index, args, kwargs) in enumerate(members)
         ]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InvalidMessageError(f"The message of a pack cannot be read: {error!r}.") from error
     return Pack(str(batch), packed)
+
+
+def _checked(member: Any) -> Packed:
+    is_known = isinstance(member.id, str) and isinstance(member.index, int) and member.index >= 0
+    if not is_known or not isinstance(member.args, (list, tuple)) or not isinstance(member.kwargs, dict):
+        raise TypeError(f"member {member.position} is {member!r}")
+    return member  # type: ignore[no-any-return]  # it is one, of whatever was sent

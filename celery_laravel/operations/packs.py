@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt.running_job import running_of
 from celery_laravel.errors import InvalidMessageError
+from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER, Pack, Packed, read_pack
 from celery_laravel.runtime import runtime_of
+from celery_laravel.stores.records import AttemptEnd
+from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,9 +57,11 @@ def _carrier_class(base: Any) -> type:
             ended = self._runtime.store.batches.ended(pack.batch_id, indices)
             return [member for member in pack.members if member.index not in ended]
 
-        def forget_crash(self, job_id: str) -> None:
-            """Forget that a process died which ran a pack: its parent knows why, and has seen to it."""
-            self._runtime.store.attempts.forget(job_id)
+        def forgive_crash(self, request: Any) -> None:
+            """Write down that a pack goes on, though its process has died: it was killed, and it is known for what."""
+            header = read_header(request.headers)
+            end = AttemptEnd(request.id, header.turn, False, header.attempts, header.exceptions)
+            self._runtime.store.attempts.end(end, keep=KEEP_OPEN)
 
     return Carrier
 

@@ -130,7 +130,7 @@ class PackRequest(JobRequest):
         """Fail the member, unless it had ended when the process was killed; the pack is as good as it was."""
         error = TimeLimitExceeded(limit)
         try:
-            self.task.forget_crash(self.id)
+            self.task.forgive_crash(self._context)
             if running is None or running.position != member.position:
                 return
             pack_ends.fail(self.app.tasks[member.task], member, error)

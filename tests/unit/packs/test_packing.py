@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Task, chain
 from celery.signals import before_task_publish
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import Producer
 
 from celery_laravel import BatchDispatchError, Bus, ConfigurationError
+from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER, read_pack
 
@@ -229,3 +233,54 @@ def test_an_app_without_the_library_is_told_what_to_do(make_app: Callable[..., C
 def test_an_option_of_that_name_of_ones_own_packs_nothing(app: Celery, post: Post, numbered: Any) -> None:
     Bus(app).batch([numbered.s(1), numbered.s(2)]).with_option("pack", "of wolves").dispatch()
     assert sizes(post.take()) == [0, 0]
+
+
+def test_packs_that_were_not_sent_are_counted_out(
+    app: Celery, post: Post, numbered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, sent = Producer.publish, []
+
+    def fails_at_the_third(self: Any, body: Any, **options: Any) -> Any:
+        sent.append(body)
+        if len(sent) == 3:
+            raise OSError("the broker is gone")
+        return publish(self, body, **options)
+
+    monkeypatch.setattr(Producer, "publish", fails_at_the_third)
+    with pytest.raises(BatchDispatchError) as raised:
+        Bus(app).batch(numbered.s(n) for n in range(50)).pack(10).dispatch()
+    monkeypatch.undo()
+    assert raised.value.sent == 20
+    (batch,) = Bus(app).batches()
+    assert (batch.pending_jobs, batch.skipped_jobs, batch.cancelled) == (20, 30, True)
+    post.work()
+    assert app.ran == list(range(20))
+    assert Bus(app).batches()[0].finished
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+members = st.lists(st.tuples(st.integers(-1, 2), plain, plain, plain, plain).map(list) | plain, max_size=3)
+kinds = st.lists(
+    st.fixed_dictionaries(
+        {"headers": st.just({"task": "job"}) | plain, "own": st.just({"batch_id": "b"}) | plain, "same": plain},
+        optional={"follows": plain, "reply_to": plain},
+    )
+    | plain,
+    max_size=2,
+)
+
+
+@given(st.just("b") | plain, kinds | plain, members | plain)
+def test_a_damaged_pack_is_refused_or_makes_sense(batch: Any, kinds: Any, members: Any) -> None:
+    try:
+        pack = read_pack(batch, kinds, members, {"hostname": "here"})
+    except InvalidMessageError:
+        return
+    for member in pack.members:
+        assert isinstance(member.task, str)
+        assert member.request["args"] == member.args
+        assert member.request["laravel"]["index"] == member.index >= 0

@@ -9,12 +9,13 @@ import pytest
 from celery.exceptions import Reject
 from celery.signals import task_failure, task_postrun, task_prerun, task_retry, task_success
 
-from celery_laravel import Bus, SkipIfBatchCancelled, signals
+from celery_laravel import Bus, SkipIfBatchCancelled, WithoutOverlapping, signals
 from celery_laravel.attempt.packed import PackTerms
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER
 from celery_laravel.stores.factory import store_of
+from celery_laravel.stores.records import LockRequest
 from celery_laravel.worker import pack_slots, packs, tally
 from celery_laravel.worker.debts import SETTLE
 from celery_laravel.worker.starting import KEEP_OPEN
@@ -358,3 +359,34 @@ def test_deleting_a_batch_leaves_its_packs_to_run_uncounted(app: Celery, post: P
     batch.delete()
     post.run(message)
     assert app.ran == [1, 2]
+
+
+def test_members_of_one_overlap_key_run_one_after_another_and_leave_when_it_is_held(app: Celery, post: Post) -> None:
+    @app.task(name="exclusive", bind=True, tries=5, middleware=[WithoutOverlapping("key")])
+    def exclusive(self: Any, number: int) -> None:
+        app.ran.append(number)
+
+    batch, message = dispatched(app, post, exclusive.s(1), exclusive.s(2))
+    post.run(message)
+    assert (app.ran, counts(batch), Bus(app).locks.all()) == ([1, 2], (2, 0, 0), [])
+    batch, message = dispatched(app, post, exclusive.s(3), exclusive.s(4))
+    locks = store_of(app).locks
+    (key,) = _lock_taken_by(exclusive, 0)
+    locks.acquire(LockRequest(key, "another/1", "overlap", ttl=timedelta(60), is_lease=True))
+    post.run(message)
+    assert (app.ran, counts(batch)) == ([1, 2], (0, 0, 2))
+    locks.release([key], owner="another/1")
+    post.work()
+    assert (sorted(app.ran), counts(batch)) == ([1, 2, 3, 4], (2, 0, 0))
+
+
+def _lock_taken_by(task: Any, *args: Any) -> list[str]:
+    """The keys of the locks that a job holds while it runs."""
+    held: list[str] = []
+    run = task.run
+    task.run = lambda *_: held.extend(lock.key for lock in Bus(task.app).locks.all())
+    try:
+        task.dispatch_sync(*args)
+    finally:
+        task.run = run
+    return held
