@@ -68,11 +68,11 @@ class Packed:
 @contextlib.contextmanager
 def held_back(lab: Lab) -> Iterator[None]:
     """Keep what is dispatched meanwhile in its queue."""
-    lab.app.control.cancel_consumer(lab.places["queue"], reply=True, timeout=5)
+    lab.app.control.cancel_consumer(lab.places["queue"], reply=True, timeout=5, limit=1)
     try:
         yield
     finally:
-        lab.app.control.add_consumer(lab.places["queue"], reply=True, timeout=5)
+        lab.app.control.add_consumer(lab.places["queue"], reply=True, timeout=5, limit=1)
 
 
 def test_members_run_in_one_process_one_after_another_and_are_counted_once(lab: Lab) -> None:
@@ -134,9 +134,9 @@ def test_a_hard_limit_ends_the_member_that_runs_and_no_other(lab: Lab) -> None:
 def test_a_member_that_is_revoked_before_it_begins_does_not_run(lab: Lab) -> None:
     with held_back(lab):
         packed = Packed(lab, "wait", "return:x", "return:x", "return:x")
-        lab.app.control.revoke(packed.result(1).id, reply=True, timeout=5)
+        lab.app.control.revoke(packed.result(1).id, reply=True, timeout=5, limit=1)
     lab.wait_for(packed.keys[0], "runs")
-    lab.app.control.revoke(packed.result(3).id, reply=True, timeout=5)
+    lab.app.control.revoke(packed.result(3).id, reply=True, timeout=5, limit=1)
     assert Packed(lab, "wait:2", "return:x").counts() == (2, 0, 0)  # the worker has looked after its packs since
     lab.go_on(packed.keys[0])
     assert packed.counts() == (2, 2, 0)
@@ -189,7 +189,7 @@ def test_packs_run_in_a_pool(make_lab: MakeLab, pool: str) -> None:
     ("broker", "store"),
     [
         pytest.param("rabbitmq", "postgresql", marks=[pytest.mark.rabbitmq, pytest.mark.postgresql]),
-        pytest.param("database", "sqlite"),
+        pytest.param("database", "sqlite", marks=pytest.mark.slow),
     ],
 )
 def test_packs_on_another_broker_survive_their_workers(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -19,22 +20,7 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = (
-    "turn",
-    "attempts",
-    "exceptions",
-    "deadline",
-    "batch_id",
-    "index",
-    "callback",
-    "serializer",
-    "slots",
-    "unique",
-    "unique_for",
-    "waits",
-    "debounce",
-    "is_counted",
-)
+FIELDS = tuple(field.name for field in fields(Header) if field.name != "extra")
 extras = st.dictionaries(texts.filter(lambda key: key not in {*FIELDS, "v"}), plain, max_size=3)
 
 
