@@ -10,17 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, event, text, update
+from sqlalchemy import Connection, create_engine, event, exc, text, update
 from sqlalchemy.pool import NullPool
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, NewBatch, StartStatus
-from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
+from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, engine
 from celery_laravel.testing.processes import free_port, wait_until
 from tests.servers.contract import Server
 from tests.stores.sql import PREFIX, on_server
@@ -182,13 +183,73 @@ def test_a_server_that_stops_is_reported_and_found_again(kind: str, private_serv
     store.migrate()
     assert begin(store).status is StartStatus.STARTED
     private.close()
-    started = time.monotonic()
     for call in (store.ping, lambda: begin(store), lambda: store.batches.find("x"), lambda: store.batches.delete("x")):
+        started = time.monotonic()
         with pytest.raises(StoreUnavailableError) as caught:
             call()
         assert caught.value.__cause__ is not None
-    assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 10
     store.close()
+
+
+def test_a_server_that_takes_no_connections_for_a_moment_is_waited_for(
+    server: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+):
+    connections = server._database._engine()
+    connect = connections.connect
+    refused: list[int] = []
+
+    def refuse_twice() -> Any:
+        if len(refused) < 2:
+            refused.append(1)
+            raise exc.OperationalError("connect", {}, Exception("the database system is starting up"))
+        return connect()
+
+    monkeypatch.setattr(connections, "connect", refuse_twice)
+    assert begin(server).status is StartStatus.STARTED
+    assert len(refused) == 2
+
+
+def test_a_server_that_has_become_a_replica_is_no_store_until_another_has_taken_its_place(
+    server: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+):
+    assert begin(server).status is StartStatus.STARTED
+    looks: list[int] = []
+
+    def follow(connection: Any, _record: Any, _proxy: Any) -> None:
+        """The first two connections lead to a replica, the next to the master."""
+        looks.append(1)
+        is_replica = len(looks) < 3
+        with connection.cursor() as cursor:
+            if server._database.dialect.name == "postgresql":
+                cursor.execute(f"SET default_transaction_read_only = {'on' if is_replica else 'off'}")
+            else:
+                cursor.execute(f"SET SESSION TRANSACTION READ {'ONLY' if is_replica else 'WRITE'}")
+        connection.commit()
+
+    event.listen(server._database._engine(), "checkout", follow)
+    assert begin(server, "another").status is StartStatus.STARTED
+    assert len(looks) == 3
+    looks[:] = []
+    monkeypatch.setattr(engine, "PAUSES", (0.0,))
+    with pytest.raises(StoreUnavailableError, match=r"(?i)read.only"):
+        begin(server, "a third")
+
+
+def test_a_pool_that_is_used_up_is_an_unavailable_store_after_a_bounded_time(
+    server: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+):
+    assert begin(server).status is StartStatus.STARTED
+    pool: Any = server._database._engine().pool
+    monkeypatch.setattr(pool, "_timeout", 0.2)
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(server._database._engine().connect())
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            begin(server, "another")
+        assert time.monotonic() - started < 10
+    assert begin(server, "another").status is StartStatus.STARTED
 
 
 @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])

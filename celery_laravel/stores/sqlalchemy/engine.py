@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _MOST_LOOKS = 20
+
+RETRY_FOR = 3.0
+"""Seconds after which work that no server takes is not tried again."""
+PAUSES = (0.0, 0.1, 0.3, 0.8, 1.5)
+"""Seconds before each further try, on average."""
+
 _inherited: list[Engine] = []
 """Engines of the parent process. To close their connections, or to let them be collected, would disturb the parent."""
 
@@ -41,7 +47,8 @@ class Database:
     Work that lost against another transaction (deadlock, serialisation, a busy
     SQLite) has been undone, and is tried again a few times. Where the
     connection broke it is tried once more, on a new one, if that cannot do it
-    twice.
+    twice. A server that takes no connections, or no changes because it is a
+    replica now, is tried again for about three seconds.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -93,13 +100,14 @@ class Database:
     ) -> T:
         trials = Trials(self, repeatable=repeatable, patient=patient)
         while True:
-            trials.is_committing = False
+            trials.is_committing = trials.is_connected = False
             try:
                 engine = self._engine()
                 with self._turn:
                     if needs_tables and os.getpid() not in self._ready:
                         self._make_ready(engine)
                     with engine.connect() as connection:
+                        trials.is_connected = True
                         try:
                             for statement in opening:
                                 connection.exec_driver_sql(statement)
@@ -147,6 +155,10 @@ class Database:
                     self._upgrade(connection, "head")
         self._ready.add(os.getpid())
 
+    def connect_anew(self) -> None:
+        """Let go of the connections that are there."""
+        self._engine().dispose()
+
     def make_ready_again(self) -> None:
         """Look at the tables again: they were there, and are not any more."""
         self._ready.discard(os.getpid())
@@ -181,28 +193,19 @@ class Trials:
         losses = self.SQLITE_LOSSES if database.dialect.name == "sqlite" else self.LOSSES
         self._most_losses = losses if patient else 1
         self._losses = 0
+        self._pauses = iter(PAUSES)
+        self._gives_up_at = time.monotonic() + RETRY_FOR
         self._has_broken = False
         self._has_lacked_tables = False
         self.is_committing = False
+        self.is_connected = False
 
     def judge(self, error: exc.SQLAlchemyError) -> None:
         """Return if the work is to be tried again, after a pause if one helps; else raise what to tell the caller."""
-        dialect = self._database.dialect
         cause = getattr(error, "orig", None) or error
-        if dialect.is_passing(cause):
-            self._losses += 1
-            if self._losses < self._most_losses:
-                time.sleep(random.uniform(0.2, 1.0) * 0.005 * 2**self._losses)
-                return
-        elif getattr(error, "connection_invalidated", False):
-            if self._repeatable and not self.is_committing and not self._has_broken:
-                self._has_broken = True
-                return
-        elif dialect.lacks_tables(cause):
-            if dialect.makes_its_schema and not self._has_lacked_tables:
-                self._has_lacked_tables = True
-                self._database.make_ready_again()
-                return
+        if self._is_to_be_tried_again(error, cause):
+            return
+        if self._database.dialect.lacks_tables(cause):
             raise ConfigurationError(
                 f"The store at {self._database.url} lacks tables, or has older ones: {_brief(cause)}. "
                 "Run: celery -A your_app laravel migrate"
@@ -212,6 +215,44 @@ class Trials:
         if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError):
             raise cause from error  # a value that a column's type refuses, before the driver saw it
         raise error
+
+    def _is_to_be_tried_again(self, error: exc.SQLAlchemyError, cause: BaseException) -> bool:
+        dialect = self._database.dialect
+        if dialect.is_passing(cause):
+            return self._may_lose_again()
+        if dialect.is_replica(cause):
+            self._database.connect_anew()  # the next connection may lead to the server that has taken its place
+            return self._may_wait()
+        if not self.is_connected and self._is_away(error):
+            return self._may_wait()
+        if getattr(error, "connection_invalidated", False):
+            may_repeat = self._repeatable and not self.is_committing and not self._has_broken
+            self._has_broken = True
+            return may_repeat
+        if dialect.lacks_tables(cause) and dialect.makes_its_schema and not self._has_lacked_tables:
+            self._has_lacked_tables = True
+            self._database.make_ready_again()
+            return True
+        return False
+
+    def _may_lose_again(self) -> bool:
+        self._losses += 1
+        if self._losses >= self._most_losses:
+            return False
+        time.sleep(random.uniform(0.2, 1.0) * 0.005 * 2**self._losses)
+        return True
+
+    def _is_away(self, error: exc.SQLAlchemyError) -> bool:
+        """Whether no connection could be made, so that nothing has been done; a full pool has waited long enough."""
+        return isinstance(error, exc.DBAPIError) and self._database.dialect.name != "sqlite"
+
+    def _may_wait(self) -> bool:
+        """Wait before the next try, if there is to be one."""
+        pause = next(self._pauses, None)
+        if pause is None or time.monotonic() >= self._gives_up_at:
+            return False
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        return True
 
 
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, exc.DisconnectionError)

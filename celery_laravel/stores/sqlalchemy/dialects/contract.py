@@ -108,6 +108,10 @@ class Dialect(ABC):
     def lacks_tables(self, error: BaseException) -> bool:
         """Whether a table or a column is not there: the schema has not been made, or is an older one."""
 
+    def is_replica(self, error: BaseException) -> bool:
+        """Whether the server takes no changes, because it follows another one."""
+        return False
+
     def arguments(self, url: URL) -> dict[str, Any]:
         """Arguments for the driver's ``connect`` beside those in the URL."""
         return {}

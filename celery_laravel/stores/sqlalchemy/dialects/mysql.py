@@ -38,6 +38,7 @@ class MySQL(Dialect):
     snapshot = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT")
     begins_by_itself = True
     _PASSING = frozenset({1205, 1213, 1020})  # lock wait timeout, deadlock, record has changed
+    _READ_ONLY = frozenset({1290, 1792, 1836})  # --read-only, read-only transaction, read-only mode
     _LACKING = frozenset({1146, 1054})  # no such table, unknown column
 
     @property
@@ -136,6 +137,9 @@ class MySQL(Dialect):
 
     def lacks_tables(self, error: BaseException) -> bool:
         return _mysql_code(error) in self._LACKING
+
+    def is_replica(self, error: BaseException) -> bool:
+        return _mysql_code(error) in self._READ_ONLY
 
     @contextmanager
     def migrating(self, connection: Connection, prefix: str) -> Iterator[None]:

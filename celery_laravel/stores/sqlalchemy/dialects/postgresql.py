@@ -48,6 +48,9 @@ class PostgreSQL(OnConflict):
     def lacks_tables(self, error: BaseException) -> bool:
         return _sqlstate(error) in self._LACKING
 
+    def is_replica(self, error: BaseException) -> bool:
+        return _sqlstate(error) == "25006"  # read-only transaction
+
     @contextmanager
     def migrating(self, connection: Connection, prefix: str) -> Iterator[None]:
         connection.exec_driver_sql(self.begin)
