@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.stores.contracts import Store
@@ -75,9 +75,13 @@ def let_go(owner: str) -> None:
     _keeper().drop(owner)
 
 
-def keep_attempt_alive(store: Store, job_id: str, owner: str) -> None:
-    """Renew the lease of an attempt for as long as this process lives, or until `let_go_of_attempt`. Twice is once."""
-    _keeper().hold(store, owner, job_id)
+def keep_attempt_alive(store: Store, job_id: str, owner: str, *, begin: Callable[[], None] | None = None) -> None:
+    """Renew the lease of an attempt for as long as this process lives, or until `let_go_of_attempt`. Twice is once.
+
+    With ``begin`` there is no lease yet: that is called when one that was there
+    would be renewed for the first time, and takes it.
+    """
+    _keeper().hold(store, owner, job_id, begin)
 
 
 def let_go_of_attempt(job_id: str, owner: str) -> None:
@@ -121,11 +125,16 @@ class LeaseKeeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str | None], tuple[Store, float]] = {}
+        self._unbegun: dict[tuple[str, str | None], Callable[[], None]] = {}
         self._thread: threading.Thread | None = None
 
-    def hold(self, store: Store, owner: str, job_id: str | None = None) -> None:
+    def hold(
+        self, store: Store, owner: str, job_id: str | None = None, begin: Callable[[], None] | None = None
+    ) -> None:
         """Begin to renew an owner's leases of locks, or its lease of a job's attempt."""
         with self._lock:
+            if begin is not None:
+                self._unbegun[owner, job_id] = begin
             self._held.setdefault((owner, job_id), (store, time.monotonic()))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="celery-laravel-leases", daemon=True)
@@ -135,6 +144,7 @@ class LeaseKeeper:
         """Renew them no longer."""
         with self._lock:
             self._held.pop((owner, job_id), None)
+            self._unbegun.pop((owner, job_id), None)
 
     def _run(self) -> None:
         is_failing = False
@@ -151,6 +161,7 @@ class LeaseKeeper:
         all_answered = True
         for store, owners, attempts in self._due():
             try:
+                self._begin(attempts)
                 renew(store, owners, attempts)
             except Exception:
                 all_answered = False
@@ -163,6 +174,16 @@ class LeaseKeeper:
         if is_failing and all_answered:
             logger.warning("Leases are renewed again")
         return all_answered
+
+    def _begin(self, attempts: Mapping[str, str]) -> None:
+        """Take the leases of those attempts that have none yet."""
+        for job_id, owner in attempts.items():
+            with self._lock:
+                begin = self._unbegun.get((owner, job_id))
+            if begin is not None:
+                begin()
+                with self._lock:
+                    self._unbegun.pop((owner, job_id), None)
 
     def _due(self) -> list[tuple[Store, list[str], dict[str, str]]]:
         """By store: the owners of locks, and the attempts as job id to owner, that are old enough."""

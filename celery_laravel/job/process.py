@@ -33,7 +33,7 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
         return
     request = sender.request_stack.top
     running: RunningJob | None = request.__dict__.get(RUNNING)
-    if running is not None and running.is_durable:
+    if running is not None:
         leases.let_go_of_attempt(running.id, running.owner)
     error = retval if state == FAILURE else sys.exc_info()[1] if state is None else None
     if error is not None and not isinstance(error, Exception):

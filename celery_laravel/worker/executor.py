@@ -22,7 +22,7 @@ from celery_laravel.message.header import Header, read_header
 from celery_laravel.middleware.intervention import telling
 from celery_laravel.middleware.pipeline import send_through
 from celery_laravel.worker.defaults import timeout_of
-from celery_laravel.worker.starting import NotStarted, start, started, was_kept_waiting
+from celery_laravel.worker.starting import NotStarted, start, started, was_kept_waiting, write_down_when_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,6 +149,8 @@ class Executor:
         )
         if broken is not None:
             running.verdict.failure = broken
+        if header.is_followed and not (is_durable or request.is_eager or task.declares_acks_late):
+            write_down_when_long(self._store(), running)
         return running
 
     def limits_of(self, task: Any, request: Any, header: Header, *, is_sync: bool = False) -> Limits:

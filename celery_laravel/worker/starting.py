@@ -16,6 +16,7 @@ from celery_laravel.worker.admission import may_run_unlocked, waiting, waiting_t
 
 if TYPE_CHECKING:
     from celery_laravel.attempt.retry_policy import Limits
+    from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import AttemptStart, LockRequest
@@ -85,6 +86,29 @@ def start(  # noqa: PLR0917  the parts of one start
         return refused
     leases.keep_attempt_alive(store, job_id, owner)
     return answer
+
+
+def write_down_when_long(store: Store, running: RunningJob) -> None:
+    """Write down an attempt whose start is not counted, once it has run for ten seconds, by the thread of the leases.
+
+    From then on it is as one that is counted: no copy starts beside it, and one
+    that comes later is dropped. A short job costs no call for it.
+    """
+
+    def begin() -> None:
+        header = running.header
+        answer = store.attempts.begin(
+            running.id,
+            turn=header.turn,
+            attempts=header.attempts,
+            exceptions=header.exceptions,
+            owner=running.owner,
+            lease=leases.LEASE,
+            keep=KEEP_OPEN,
+        )
+        running.is_durable = answer.status is StartStatus.STARTED
+
+    leases.keep_attempt_alive(store, running.id, running.owner, begin=begin)
 
 
 def store_start(task: Any, request: Any) -> None:

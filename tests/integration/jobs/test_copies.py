@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.utils import uuid
 
 from celery_laravel import MaxAttemptsExceededError
 from celery_laravel.testing.processes import wait_until
@@ -61,6 +62,21 @@ def test_of_two_workers_that_get_a_job_one_runs_it(kombus_redis: Lab, pool: str)
         wait_for_copy([one, two])
         lab.go_on(key)
         assert result.get(timeout=30) == "done"
+        wait_for_no_message(lab)
+    assert lab.attempts(key) == [1]
+
+
+def test_of_two_workers_that_get_a_long_member_that_declares_no_limit_one_runs_it(kombus_redis: Lab) -> None:
+    """Its start is written down once it has run for a while; before that, brokers have patience."""
+    lab = kombus_redis
+    with lab.worker(env=SHORT_LEASES) as one, lab.worker(env=SHORT_LEASES) as two:
+        key = uuid()
+        batch = lab.bus.batch([lab.sig("bare", "wait:60+return:done", key=key)]).dispatch()
+        lab.wait_for(key, "runs")
+        wait_for_copy([one, two])
+        lab.go_on(key)
+        ended = batch.wait(timeout=30)
+        assert (ended.total_jobs, ended.failed_jobs, ended.pending_jobs) == (1, 0, 0)
         wait_for_no_message(lab)
     assert lab.attempts(key) == [1]
 
