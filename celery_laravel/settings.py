@@ -93,6 +93,13 @@ def settings_of(app: Celery) -> Settings:
         return _settings.setdefault(app, read_settings(app))
 
 
+def own_connection(app: Celery) -> str | None:
+    """The name under which ``laravel_connections`` has the app's own broker, if it does."""
+    connections = settings_of(app).connections
+    own = [app.conf.broker_url, app.conf.broker_read_url, app.conf.broker_write_url] if connections else []
+    return next((name for name, url in connections.items() if url in own), None)
+
+
 def forget_settings(app: Celery) -> None:
     """Read the app's settings anew the next time: its configuration has been changed."""
     _settings.pop(app, None)

@@ -15,8 +15,10 @@ from kombu.serialization import loads, registry
 
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
+from celery_laravel.dispatch.connections import send_through
 from celery_laravel.message.canvas import change_headers, members_of
 from celery_laravel.message.header import next_round, read_header, with_header
+from celery_laravel.settings import own_connection, settings_of
 from celery_laravel.stores.factory import failed_jobs_of, store_of
 
 if TYPE_CHECKING:
@@ -40,12 +42,15 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     does. When sending fails, the record is put back; a process that is killed
     in this very moment takes the job with it. A record that went only after the
     sending could be that of the next failure, from a job that fails at once.
-    A member of a batch is pending from then on, with the rest of its chain.
+    A member of a batch is pending from then on, with the rest of its chain. A
+    job of another broker goes back there, if the app knows its name.
 
     Raises:
         ContentDisallowed: Its payload is in a serializer that ``accept_content`` does not name.
     """
     signature = signature_of(app, job.payload)
+    if job.connection in settings_of(app).connections and job.connection != own_connection(app):
+        send_through(app, signature, job.connection)
     header = read_header(signature.options.get("headers"))
     deadline = _deadline(app, job, signature)
     signature.options["headers"] = with_header(signature.options.get("headers"), header.afresh(deadline=deadline))

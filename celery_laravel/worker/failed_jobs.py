@@ -13,6 +13,7 @@ from kombu.serialization import dumps
 from celery_laravel import clock
 from celery_laravel.message.exceptions import describe
 from celery_laravel.message.resend import serializers_for
+from celery_laravel.settings import own_connection
 from celery_laravel.stores.records import FailedJob
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
     """
     return FailedJob(
         id=running.id,
-        connection=DEFAULT_CONNECTION,
+        connection=own_connection(task.app) or DEFAULT_CONNECTION,
         queue=queue_of(request) or task.app.conf.task_default_queue,
         task=task.name,
         args_repr=getattr(request, "argsrepr", None) or saferepr(request.args or ()),

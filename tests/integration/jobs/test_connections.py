@@ -44,6 +44,9 @@ def test_what_follows_from_a_job_stays_with_the_broker_it_was_sent_to(make_lab: 
         assert (batch.total_jobs, batch.failed_jobs) == (4, 0)
         assert len(there.wait_for(keys[5], "notes", 7)) == 7
         there.wait_for(keys[4], "notes")
+        (record,) = bus.failed.all()
+        assert (record.connection, bus.failed.retry(record.id)) == ("there", 1)
+        there.wait_for(keys[3], "runs", 3)
     assert there.attempts(keys[0]) == [1, 2, 3]
     with client.connection_for_read() as connection:
         assert connection.default_channel.client.llen(f"{there.places['queue']}:{there.places['queue']}") == 0
