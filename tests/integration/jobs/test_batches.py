@@ -130,17 +130,14 @@ CANVASES = {
     "chain with a group": (lambda sigs: chain(sigs[0], group(sigs[1:3]), sigs[3]), 4),
     "list with a group": (lambda sigs: [sigs[0], group(sigs[1:3])], 3),
     "group of chains": (lambda sigs: group(chain(*sigs[:2]), chain(*sigs[2:4])), 4),
-    "chord whose body is a chord before a group": (
-        lambda sigs: chord([sigs[0]], chain(chord([sigs[1]], sigs[2]), group(sigs[3], sigs[3].clone()))),
-        5,
-    ),
-    "chain with that": (
-        lambda sigs: chain(
-            sigs[1], chord([sigs[0], sigs[2]], chain(chord([sigs[1].clone()], sigs[2].clone()), group(sigs[3])))
-        ),
-        6,
-    ),
+    "chord whose body is a chord before a group": (lambda sigs: _nested(sigs, sigs[0].app), 5),
+    "chain with that": (lambda sigs: chain(sigs[3].clone(), _nested(sigs, sigs[0].app), app=sigs[0].app), 6),
 }
+
+
+def _nested(sigs: Any, app: Any) -> Any:
+    body = chain(chord([sigs[1]], sigs[2], app=app), group(sigs[3], sigs[3].clone(), app=app), app=app)
+    return chord([sigs[0]], body, app=app)
 
 
 @pytest.mark.parametrize("canvas", CANVASES)

@@ -118,5 +118,5 @@ def random_canvas(lab: Lab, dice: Random, depth: int) -> Any:
         return lab.sig("tries3", *dice.choice([["return:x"], ["release", "return:x"]]), key=uuid())
     parts = [random_canvas(lab, dice, depth - 1) for _ in range(dice.randint(2 if kind == "chain" else 1, 3))]
     if kind == "chord":
-        return chord(parts, random_canvas(lab, dice, 0))
-    return (chain if kind == "chain" else group)(parts)
+        return chord(parts, random_canvas(lab, dice, 0), app=lab.app)
+    return (chain if kind == "chain" else group)(parts, app=lab.app)
