@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -31,11 +33,19 @@ class Tally:
         self._thread: threading.Thread | None = None
 
     def add(self, index: int) -> None:
-        """Count a member soon."""
-        self.waiting.append(index)
+        """Count a member soon. Its time limit does not hold for this, as its code has ended."""
+        try:
+            self._add(index)
+        except SoftTimeLimitExceeded:  # the alarm rings once a member
+            self._add(index)
+
+    def _add(self, index: int) -> None:
+        if index not in self.waiting[-1:]:
+            self.waiting.append(index)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="celery-laravel-tally", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="celery-laravel-tally", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def close(self) -> None:
         """Count what waits, now.

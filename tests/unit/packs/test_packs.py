@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.signals import task_failure, task_postrun, task_prerun, task_retry, task_success
 
 from celery_laravel import Bus, SkipIfBatchCancelled, WithoutOverlapping, signals
@@ -390,3 +391,23 @@ def _lock_taken_by(task: Any, *args: Any) -> list[str]:
     finally:
         task.run = run
     return held
+
+
+def test_a_limit_that_strikes_as_a_member_is_counted_leaves_it_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "INTERVAL", 60)
+    counted: list[int] = []
+    members = tally.Tally(counted.extend, name="batch")
+    start = threading.Thread.start
+    rung: list[bool] = []
+
+    def ring(self: threading.Thread) -> None:
+        if not rung:
+            rung.append(True)
+            raise SoftTimeLimitExceeded
+        start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", ring)
+        members.add(7)
+    members.close()
+    assert (counted, members.waiting) == ([7], [])
