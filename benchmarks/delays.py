@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FEW, MANY = 1_000, 100_000
 SHORT_MANY = 10_000
-DUE = 500
+DUE = 250
 TIMES = 5
 _DAY = timedelta(days=1)
 _MESSAGE = '{"headers": {"id": "job"}, "body": "%s"}' % ("x" * 600)

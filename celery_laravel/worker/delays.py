@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_laravel.delays")
 
-MOVED_AT_ONCE = 500
-"""Messages that a store pushes in one step: a millisecond or two, for which its server serves nobody else."""
+MOVED_AT_ONCE = 250
+"""Messages that a store pushes in one step: a few milliseconds, for which its server serves nobody else."""
 CLAIMED_AT_ONCE = 100
 LEASE = timedelta(seconds=30)
 """For how long nobody else publishes what was claimed: longer than publishing it takes."""

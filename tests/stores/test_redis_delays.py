@@ -92,7 +92,7 @@ def test_a_list_that_does_not_take_its_message_keeps_no_other_waiting(
     assert client.llen(queue) == 1
     assert entries(store.delays.all()) == ["bad"]
     (message,) = [record.getMessage() for record in caplog.records]
-    assert f"{queue}-of-text" in message
+    assert f"1 for {queue}-of-text" in message
     assert "WRONGTYPE" in message
     assert store.delays.move(limit=9) == 0  # not again at once
 

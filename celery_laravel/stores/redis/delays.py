@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 """Messages in one answer: each is as large as its job's arguments."""
+MOST_AT_ONCE = 2000
+"""Messages in one step: Lua passes no more than some thousand arguments to a command."""
 REFUSED_FOR = timedelta(seconds=30)
 """How long a message waits once more that its list did not take."""
 _DUE = 17
@@ -56,17 +58,21 @@ class RedisDelayStore:
     def move(self, *, limit: int) -> int:
         if self.server is None:
             return 0
-        moved, *refused = self._connections.call(_MOVE, self._keys, (limit, REFUSED_FOR // MICROSECOND))
+        arguments = (min(limit, MOST_AT_ONCE), REFUSED_FOR // MICROSECOND)
+        moved, *refused = self._connections.call(_MOVE, self._keys, arguments)
         if refused:
-            said = refused[0].decode(errors="replace")
-            logger.error("%d delayed job(s) that are due cannot be put into their queue: %s", len(refused), said)
+            said = "; ".join(line.decode(errors="replace") for line in refused)
+            logger.error("Delayed jobs that are due cannot be put into their queue, %s", said)
         return int(moved)
 
     def claim(self, *, limit: int, lease: timedelta) -> list[DelayRecord]:
-        return _records(self._connections.call(_CLAIM, self._keys, (limit, lease // MICROSECOND)))
+        arguments = (min(limit, MOST_AT_ONCE), lease // MICROSECOND)
+        return _records(self._connections.call(_CLAIM, self._keys, arguments))
 
     def remove(self, entries: Sequence[str]) -> int:
-        return int(self._connections.call(_REMOVE, self._keys, tuple(entries))) if entries else 0
+        once = tuple(dict.fromkeys(entries))
+        parts = [once[start : start + MOST_AT_ONCE] for start in range(0, len(once), MOST_AT_ONCE)]
+        return sum(int(self._connections.call(_REMOVE, self._keys, part)) for part in parts)
 
     def revoke(self, entry: str, message: str) -> bool:
         return bool(self._connections.call(_REVOKE, self._keys, (entry, message)) == 1)

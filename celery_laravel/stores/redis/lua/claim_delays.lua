@@ -1,17 +1,16 @@
 -- requires delay.lua
 -- Give somebody messages that are due, and nobody else for a while.
--- KEYS[1…6] as in delay.lua   ARGV[1] at most so many   ARGV[2] microseconds for which nobody else is given them
+-- KEYS[1…6] as in delay.lua   ARGV[1] at most so many, some thousand at most   ARGV[2] microseconds for which nobody else is
+-- given them
 -- Returns entries and records in turn.
 local now = tonumber(microseconds())
+local entries = redis.call("ZRANGEBYSCORE", KEYS[3], "-inf", now, "LIMIT", 0, ARGV[1])
+local delays, missing = read_delays(entries)
+if #missing > 0 then redis.call("ZREM", KEYS[3], unpack(missing)) end
 local answer = {}
-for _, entry in ipairs(redis.call("ZRANGEBYSCORE", KEYS[3], "-inf", now, "LIMIT", 0, ARGV[1])) do
-    local record = redis.call("HGET", KEYS[1], entry)
-    if record then
-        redis.call("ZADD", KEYS[3], now + tonumber(ARGV[2]), entry)
-        table.insert(answer, entry)
-        table.insert(answer, record)
-    else
-        redis.call("ZREM", KEYS[3], entry)
-    end
+for _, delay in ipairs(delays) do
+    redis.call("ZADD", KEYS[3], now + tonumber(ARGV[2]), delay.entry)
+    table.insert(answer, delay.entry)
+    table.insert(answer, delay.record)
 end
 return answer

@@ -1,13 +1,7 @@
 -- requires delay.lua
 -- Forget messages.
--- KEYS[1…6] as in delay.lua   ARGV the entries
+-- KEYS[1…6] as in delay.lua   ARGV the entries, some thousand at most, each once
 -- Returns how many were there.
-local removed = 0
-for _, entry in ipairs(ARGV) do
-    local delay = read_delay(entry)
-    if delay then
-        remove_delay(entry, delay, cjson.decode(delay.head))
-        removed = removed + 1
-    end
-end
-return removed
+local delays = read_delays(ARGV)
+remove_delays(delays)
+return #delays
