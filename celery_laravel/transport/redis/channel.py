@@ -87,6 +87,11 @@ class Reserving(_Base):
         return message
 
     @property
+    def active_queues(self) -> list[str]:
+        """The queues this channel consumes, in the order they were asked for; kombu before 5.7 has them in none."""
+        return [queue for queue in dict.fromkeys(self._active_queues) if queue not in self.active_fanout_queues]
+
+    @property
     def reserves(self) -> bool:
         """Whether this channel consumes a queue whose messages are to be acknowledged."""
         return self.ack_emulation and any(queue not in self.no_ack_queues for queue in self.active_queues)

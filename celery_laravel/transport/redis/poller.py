@@ -46,6 +46,7 @@ class Poller(redis.MultiChannelPoller):
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Deliver one message, or raise ``Empty`` after ``timeout`` or the interval of looks."""
+        self._keep_alive()
         longest = reservation.LOOK_INTERVAL
         return super().get(callback, longest if timeout is None else min(timeout, longest))
 
@@ -59,6 +60,9 @@ class Poller(redis.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Begin to wait for messages where there is room for them, and keep the other connections alive."""
         super().on_poll_start()
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
         for channel in self._channels:
             if channel.reservation.is_quiet and channel.reserves and not channel.qos.can_consume():
                 channel.reservation.keep_alive()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kombu.transport import redis as kombus
 
 from tests.support.worker import wait_until
 from tests.transport.test_workers import (
@@ -78,9 +80,13 @@ def test_workers_with_and_without_this_transport_share_queues(
         send(app, "block", "b")
         record.wait_for("start b 0 False")
         safe.kill()
-        plain.restart()
         record.let_go("b")
-        record.wait_for("start b 0 True", "end b", timeout=60)
+        if hasattr(kombus.Channel, "unacked_restore_interval"):
+            plain.restart()
+            record.wait_for("start b 0 True", "end b", timeout=60)
+        else:  # older kombu looks for what is abandoned every 100 s
+            safe.restart()
+            record.wait_for("start b 1 True", "end b", timeout=60)
         wait_until(lambda: contents.left() == 0)
 
 
@@ -101,6 +107,11 @@ def test_a_worker_whose_connections_are_cut_connects_again_and_loses_nothing(
         assert running.is_running
 
 
+def in_batches(producer: Any) -> Any:
+    """Publish many at a time, where kombu can."""
+    return producer.batch() if hasattr(producer, "batch") else nullcontext()
+
+
 @pytest.fixture
 def losses(app: Celery, worker: StartWorker, record: Record, contents: Contents) -> Callable[..., set[int]]:
     """Kill a whole worker so many times at full speed, so many fast tasks each time: which were lost.
@@ -113,7 +124,7 @@ def losses(app: Celery, worker: StartWorker, record: Record, contents: Contents)
         with worker("--without-mingle", options={"visibility_timeout": 2}, acks_late=True) as running:
             for number in range(kills):
                 began = len(record.lines())
-                with app.producer_pool.acquire(block=True) as producer, producer.batch():
+                with app.producer_pool.acquire(block=True) as producer, in_batches(producer):
                     for name in range(number * tasks, (number + 1) * tasks):
                         send(app, "note", name, producer=producer)
                 wait_until(partial(has_lines, record, began + moments.randrange(tasks * 4 // 5)), 60, interval=0.01)
