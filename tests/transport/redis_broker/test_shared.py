@@ -1,5 +1,19 @@
 """What every broker's suite asks, asked of this one."""
 
+from tests.transport.test_as_kombu_has_it import (
+    test_a_cancelled_consumer_gets_nothing_and_another_does,
+    test_a_fanout_reaches_every_consumer_and_patterns_their_queues,
+    test_a_queue_that_was_never_declared_is_not_found_and_empty,
+    test_an_exchange_is_what_it_was_declared_as,
+    test_an_unbound_queue_is_an_error_before_anything_is_asked,
+    test_channels_of_a_connection_are_numbered_close_once_and_give_back_what_they_hold,
+    test_each_delivery_has_a_tag_of_its_own,
+    test_queues_are_counted_purged_and_kept_if_not_empty,
+    test_simple_queues_and_buffers_work,
+    test_the_limit_of_a_consumer_is_changed_while_it_consumes,
+    test_what_no_queue_is_bound_for_is_dropped_or_goes_where_the_option_says,
+    test_what_the_connection_says_of_itself,
+)
 from tests.transport.test_consuming import (
     test_a_connection_made_before_a_fork_works_on_both_sides,
     test_a_forked_child_renews_what_it_took_and_leaves_what_is_its_parents,
@@ -23,19 +37,31 @@ from tests.transport.test_messages import (
 
 __all__ = [
     "channel",
+    "test_a_cancelled_consumer_gets_nothing_and_another_does",
     "test_a_connection_made_before_a_fork_works_on_both_sides",
+    "test_a_fanout_reaches_every_consumer_and_patterns_their_queues",
     "test_a_forked_child_renews_what_it_took_and_leaves_what_is_its_parents",
     "test_a_message_comes_as_it_was_sent",
     "test_a_message_from_another_process_wakes_a_waiting_consumer",
+    "test_a_queue_that_was_never_declared_is_not_found_and_empty",
+    "test_an_exchange_is_what_it_was_declared_as",
+    "test_an_unbound_queue_is_an_error_before_anything_is_asked",
     "test_binary_bodies_come_back_byte_by_byte",
+    "test_channels_of_a_connection_are_numbered_close_once_and_give_back_what_they_hold",
     "test_direct_and_topic_exchanges_route_by_key_across_processes",
+    "test_each_delivery_has_a_tag_of_its_own",
     "test_many_threads_publish_and_consume_through_one_process",
     "test_messages_come_in_the_order_they_were_sent",
     "test_one_call_delivers_one_message",
+    "test_queues_are_counted_purged_and_kept_if_not_empty",
     "test_queues_can_be_asked_in_a_fixed_order",
     "test_queues_take_turns",
     "test_recovering_puts_back_what_is_held",
+    "test_simple_queues_and_buffers_work",
+    "test_the_limit_of_a_consumer_is_changed_while_it_consumes",
     "test_the_prefetch_limit_holds_until_something_is_acknowledged",
     "test_waiting_in_vain_ends_with_the_timeout",
     "test_what_a_producer_published_before_it_was_killed_is_there",
+    "test_what_no_queue_is_bound_for_is_dropped_or_goes_where_the_option_says",
+    "test_what_the_connection_says_of_itself",
 ]
