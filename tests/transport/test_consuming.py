@@ -152,7 +152,7 @@ def test_what_was_fetched_behind_a_callback_that_raises_goes_back(connect: Calla
         raise ArithmeticError
 
     with Consumer(channel, [Queue("a")], callbacks=[refuse]):
-        version = connection.transport.database.version()
+        version = connection.transport.database.news.version()
         with pytest.raises(ArithmeticError):
             channel.deliver(connection.transport._deliver, 10, version)
     assert channel.queue_declare("a", passive=True).message_count == 2
@@ -175,7 +175,7 @@ def test_what_is_fetched_behind_a_long_callback_is_held_and_renewed_like_the_fir
         message.ack()
 
     with Consumer(channel, [Queue("a")], on_message=work_for_long):
-        assert channel.deliver(connection.transport._deliver, 10, connection.transport.database.version()) == 3
+        assert channel.deliver(connection.transport._deliver, 10, connection.transport.database.news.version()) == 3
     assert taken_by_others == [None, None, None]
     assert not channel.qos.leases()
 
@@ -196,7 +196,7 @@ def test_what_was_fetched_before_the_database_failed_goes_back(
     with Consumer(channel, [Queue("a"), Queue("b")]):
         monkeypatch.setattr(channel.messages, "reserve", fail_on_b)
         with pytest.raises(BrokerUnavailableError):
-            channel.deliver(connection.transport._deliver, 10, connection.transport.database.version())
+            channel.deliver(connection.transport._deliver, 10, connection.transport.database.news.version())
     assert channel.queue_declare("a", passive=True).message_count == 2
     assert not channel.qos.leases()
 

@@ -20,8 +20,8 @@ from celery_laravel.transport.database.qos import QoS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_laravel.transport.database.connection import Version
     from celery_laravel.transport.database.messages import Messages, NewMessage
+    from celery_laravel.transport.database.news import Version
     from celery_laravel.transport.database.queues import Binding, Queues
 
 # A queue that is to vanish with its users has this many seconds to be used again, unless it says otherwise.
@@ -118,7 +118,7 @@ class Channel(virtual.Channel):
     def drain_events(self, timeout: float | None = None, callback: Callable[[Any, str], Any] | None = None) -> None:
         """Deliver one message, or raise ``Empty``."""
         deliver = callback or self.connection._deliver  # noqa: SLF001 - kombu's own way to a consumer
-        if not self._consumers or not self.deliver(deliver, 1, self.connection.database.version()):
+        if not self._consumers or not self.deliver(deliver, 1, self.connection.database.news.version()):
             raise Empty
 
     def deliver(self, callback: Callable[[Any, str], Any], limit: int, version: Version) -> int:

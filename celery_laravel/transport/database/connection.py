@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kombu.log import get_logger
 from sqlalchemy.exc import DBAPIError
@@ -15,15 +15,13 @@ from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.errors import (
     BrokerContendedError,
     BrokerUnavailableError,
-    DatabaseBrokerError,
 )
 from celery_laravel.transport.database.forks import all_databases, left_behind, registry_lock
-from celery_laravel.transport.database.notices import Listener
+from celery_laravel.transport.database.news import News
 from celery_laravel.transport.database.tables import Tables
-from celery_laravel.transport.database.ticks import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
@@ -33,24 +31,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-# A worker that hears of new messages looks all the same, after so many seconds.
-LONGEST_REST = 5.0
-# What a notice begins with: whether all messages it tells of can be fetched now.
-NOW, LATER = "=", "+"
 # How often a change that was undone for the sake of others is made again.
 MOST_LOSSES = 5
-
-
-class Version(NamedTuple):
-    """What a look at the queues may be compared with.
-
-    Attributes:
-        messages: Differs once there may be messages to fetch.
-        delays: Differs once one may be due earlier than was known.
-    """
-
-    messages: tuple[int, int]
-    delays: tuple[int, int]
 
 
 class Database:
@@ -69,15 +51,9 @@ class Database:
         self.dialect = dialect_for(options)
         self.tables = Tables(options.table_prefix)
         self.users = 0
-        self.listeners: list[Callable[[], None]] = []
-        self.consumed: list[Callable[[], Collection[str]]] = []
-        """Who consumes here, and of which queues at the moment: what notices are wanted of."""
         self.lock = threading.RLock()
+        self.news = News(self)
         self._connection: Connection | None = None
-        self._published = 0
-        self._delayed = 0
-        self._listener: Listener | None = None
-        self._safety = Ticks(LONGEST_REST)
         with registry_lock:
             all_databases.add(self)
 
@@ -172,92 +148,18 @@ class Database:
             works[0](connection)
             del works[0]
 
-    # -- noticing
-
-    def announce(self, queues: Collection[str] = (), *, delayed: bool = False) -> None:
-        """Tell everybody who consumes of new messages: this process, and others where the database can.
-
-        ``delayed`` says that some of them are for later.
-
-        What was published is stored already, so that a message nobody can be
-        told of is no error: it is found by the next look.
-        """
-        self.notice(delayed=delayed)
-        if queues and self.dialect.has_notices:
-            names = [(LATER if delayed else NOW) + queue for queue in sorted(queues)]
-            try:
-                self.run(lambda connection: self.dialect.notify(connection, self.tables, names))
-            except DatabaseBrokerError as error:
-                logger.debug("Could not tell of new messages: %s", error)
-
-    def notice(self, *, delayed: bool = True) -> None:
-        """Make every look at `version` in this process see a change: the database reports only those of others."""
-        self._published += 1
-        self._delayed += delayed
-        for listener in tuple(self.listeners):
-            listener()
-
-    def listen(self) -> None:
-        """Hear of new messages from now on, where the database can tell; the second call changes nothing."""
-        with self.lock:
-            if self._listener is None and self.dialect.has_notices:
-                self._listener = Listener(lambda: self.dialect.listen(self.tables), self._send_notice, self._hear)
-
-    def _send_notice(self, names: Sequence[str]) -> None:
-        with self.session() as connection:
-            self.dialect.notify(connection, self.tables, names)
-
-    def _hear(self, names: Collection[str] | None) -> bool:
-        """Pass on what was heard, if anybody here consumes one of these queues, and say whether so."""
-        if names is None:  # something may have been missed
-            self.notice()
-            return True
-        consumed = {queue for queues in tuple(self.consumed) for queue in queues()}
-        wanted = [name for name in names if name[1:] in consumed]
-        if wanted:
-            self.notice(delayed=any(name.startswith(LATER) for name in wanted))
-        return bool(wanted)
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether new messages of other processes are heard of, by `listeners`."""
-        return self._listener is not None and self._listener.is_listening
-
-    @property
-    def is_polling(self) -> bool:
-        """Whether `version` changes by the clock alone."""
-        return not self.dialect.reports_changes and not self.is_listening
-
-    def version(self) -> Version:
-        """Something that differs from its last value once there may be new messages."""
-        published, delayed = self._published, self._delayed
-        if self.is_listening:
-            safety = self._safety.now()
-            return Version((published, safety), (delayed, safety))
-        with self.session() as connection:
-            changes = self.dialect.version(connection)
-        return Version((published, changes), (published, changes))
-
-    @property
-    def published(self) -> int:
-        """The part of `version` that costs nothing to look at."""
-        return self._published
-
     # -- the end
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         with self.lock:
-            if self._listener is not None:
-                self._listener.stop()
-                self._listener = None
+            self.news.stop()
             self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Its change counter ends with it: the next one's may begin at the very same number.
-            self._published += 1
+            self.news.begin_anew()
             with suppress(DBAPIError):  # it is given up anyhow, and the error that led here says more
                 if not connection.closed:
                     connection.invalidate()  # closes it without asking for a rollback, which may not be answered
@@ -271,11 +173,12 @@ class Database:
         the parent's. So the objects are kept for good.
         """
         self.lock = threading.RLock()
-        left_behind.extend((self._connection, self._listener))
+        left_behind.append(self._connection)
         if self._connection is not None:
             self.dialect.leave_behind(self._connection)
         _unsettled.pop(self.options, None)  # the parent's affair
-        self._connection = self._listener = None
+        self._connection = None
+        self.news.leave_behind()
 
     def _roll_back(self, connection: Connection) -> None:
         try:

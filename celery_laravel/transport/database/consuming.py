@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from celery_laravel.transport.database.channel import Channel
-    from celery_laravel.transport.database.connection import Database, Version
+    from celery_laravel.transport.database.connection import Database
     from celery_laravel.transport.database.messages import Reserved
+    from celery_laravel.transport.database.news import Version
 
 logger = get_logger(__name__)
 
@@ -96,7 +97,7 @@ class Consuming:
         return False
 
     def _when_due(self, queues: list[str]) -> float:
-        if self._database.is_polling:
+        if self._database.news.is_polling:
             return float("inf")  # the next look comes by itself
         seconds = self._messages.next_due(queues)
         return float("inf") if seconds is None else time.monotonic() + seconds

@@ -112,7 +112,7 @@ class Messages:
         else:
             self._database.run(lambda connection: self._publish_many(connection, messages), as_one=True)
         queues = {message["queue"] for message in messages}
-        self._database.announce(queues, delayed=any(message["due"] for message in messages))
+        self._database.news.announce(queues, delayed=any(message["due"] for message in messages))
 
     def _publish_many(self, connection: Connection, messages: Sequence[NewMessage]) -> None:
         # Plain values, which drivers send many at a time.
@@ -185,7 +185,7 @@ class Messages:
             connection.execute(self._hand_back, rows)
             return set(connection.execute(concerned).scalars()) if self._database.dialect.has_notices else set()
 
-        self._database.announce(self._database.run(work, as_one=True))
+        self._database.news.announce(self._database.run(work, as_one=True))
 
     def hand_back_later(self, leases: Iterable[tuple[int, str]]) -> None:
         """Put messages back, unused, as soon as this process connects again."""

@@ -28,6 +28,7 @@ from celery_laravel.transport.database.channel import Channel
 from celery_laravel.transport.database.connection import Database, close_database, open_database
 from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.messages import Messages
+from celery_laravel.transport.database.news import Reader
 from celery_laravel.transport.database.queues import Queues
 from celery_laravel.transport.database.settler import Settler
 from celery_laravel.transport.database.waker import Waker
@@ -84,6 +85,7 @@ class Transport(virtual.Transport):
         self._loop: Any = None
         self._timer_entry: Any = None
         self._waker: Waker | None = None
+        self._reader: Reader | None = None
         self.settler: Settler | None = None
         self._next_look = 0.0
         self._seen_published = -1
@@ -182,9 +184,8 @@ class Transport(virtual.Transport):
             self._loop.on_tick.add(self._on_tick)
             self._timer_entry = self._loop.call_repeatedly(self.polling_interval, _wake)
             self._waker = Waker(self._loop)
-            self.database.listeners.append(self._waker.wake)
-            self.database.consumed.append(self._consumed)
-            self.database.listen()
+            self._reader = Reader(self._waker.wake, self._consumed)
+            self.database.news.listen(self._reader)
             if not self.database.dialect.makes_its_tables:  # a server, whose answers are waited for
                 self.settler = Settler(self._settle)
 
@@ -206,9 +207,10 @@ class Transport(virtual.Transport):
         if self._loop is not None:
             self._loop.on_tick.discard(self._on_tick)
             self._loop = None
+        if self._reader is not None:
+            self.database.news.forget(self._reader)
+            self._reader = None
         if self._waker is not None:
-            self.database.listeners.remove(self._waker.wake)
-            self.database.consumed.remove(self._consumed)
             self._waker.close()
             self._waker = None
         if self._timer_entry is not None:
@@ -224,13 +226,13 @@ class Transport(virtual.Transport):
 
     def _on_tick(self) -> None:
         now = time.monotonic()
-        look = now >= self._next_look or self.database.published != self._seen_published
+        look = now >= self._next_look or self.database.news.published != self._seen_published
         if look:
             self._next_look = now + SHORTEST_LOOK_INTERVAL
-            self._seen_published = self.database.published
+            self._seen_published = self.database.news.published
         elif not any(channel.has_more for channel in self.channels):
             return
-        version = self.database.version()
+        version = self.database.news.version()
         delivered = [channel.deliver(self._deliver, DELIVERIES_PER_TICK, version) for channel in list(self.channels)]
         if any(delivered) and self._waker is not None:
             # The pool may have had its part of this turn already, and sends jobs to its children in the next.

@@ -1,4 +1,4 @@
-"""The same behind Sentinel, over TLS and through a socket, and with a server that goes and comes back."""
+"""The same behind Sentinel, on a cluster, over TLS and through a socket, and with a server that goes and comes back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from celery_laravel.testing.processes import find_program, free_port, wait_until
 from celery_laravel.transport.redis import reservation
 from celery_laravel.transport.redis.connection import Connection
 from celery_laravel.transport.redis.transport import SentinelTransport, Transport
-from tests.stores.redis_servers import OwnServer, own_server
-from tests.transport.redis_broker.conftest import get, send
+from tests.stores.redis_servers import OwnServer, own_cluster, own_server
+from tests.transport.redis_broker.conftest import age, get, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +75,60 @@ def test_through_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with Connection(url) as one, Connection(url) as two:
             assert isinstance(one.transport, Transport)
             check(one, two, monkeypatch)
+
+
+def test_on_a_cluster_with_a_hash_tag_in_the_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script may not touch keys of several nodes; with the tag, all of them are on one."""
+    with own_cluster(tmp_path) as nodes:
+        with nodes[0].client() as client:
+            slot = client.execute_command("CLUSTER", "KEYSLOT", "{shop}:jobs")
+        node = nodes[slot * 3 // 16384]
+        options = {"global_keyprefix": "{shop}:", "visibility_timeout": 60}
+        urls = [node.url, node.url]
+        with (
+            Connection(urls[0], transport_options=options) as one,
+            Connection(urls[1], transport_options=options) as two,
+        ):
+            send(two, "abandoned", queue="other", priority=3)
+            assert get(two, "other").payload == "abandoned"
+            with node.client() as client:
+                age(client, 61, prefix="{shop}:")
+                assert two.default_channel.held.put_back_abandoned(60) == 1
+                assert all(key.startswith("{shop}:") for key in client.scan_iter())
+            check(one, two, monkeypatch)
+
+
+def test_a_replica_that_takes_over_has_what_it_was_given(tmp_path: Path) -> None:
+    """Sentinel names it when the master is gone: what was held there comes back, what waited is there."""
+    config = tmp_path / "sentinel.conf"
+    with own_server(tmp_path / "master") as master:
+        replica_of = ("--replicaof", "127.0.0.1", str(master.port))
+        with own_server(tmp_path / "replica", *replica_of) as replica, replica.client() as copy:
+            wait_until(lambda: copy.info("replication")["master_link_status"] == "up")
+            config.write_text(
+                f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 2000\n"
+            )
+            with own_server(tmp_path / "sentinel", str(config), "--sentinel") as sentinel:
+                with sentinel.client() as watch:
+                    wait_until(lambda: watch.sentinel_master("mymaster")["num-slaves"] == 1)
+                url, options = f"sentinel://127.0.0.1:{sentinel.port}", {"master_name": "mymaster"}
+                with Connection(url, transport_options=options) as one:
+                    send(one, "held", "waiting")
+                    assert get(one).payload == "held"
+                    wait_until(lambda: (copy.llen("jobs"), copy.hlen("unacked")) == (1, 1))
+                    master.process.kill()
+                    wait_until(lambda: copy.info("replication")["role"] == "master")
+                    with pytest.raises(RedisConnectionError):
+                        one.default_channel.queue_purge("none")
+                with Connection(url, transport_options=options) as two:
+                    two.ensure_connection(max_retries=50, interval_start=0.1, interval_step=0)
+                    message = get(two)
+                    assert message.payload == "waiting"
+                    message.ack()
+                    age(copy, 61)
+                    assert two.default_channel.held.put_back_abandoned(60) == 1
+                    assert get(two).payload == "held"
 
 
 def test_a_server_that_comes_back_has_what_it_kept(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tests.transport.test_consuming import (
     test_waiting_in_vain_ends_with_the_timeout,
     test_what_a_producer_published_before_it_was_killed_is_there,
 )
+from tests.transport.test_inside_tests import test_a_worker_inside_a_test_works_and_is_gone_afterwards
 from tests.transport.test_messages import (
     channel,
     test_a_message_comes_as_it_was_sent,
@@ -44,6 +45,7 @@ __all__ = [
     "test_a_message_comes_as_it_was_sent",
     "test_a_message_from_another_process_wakes_a_waiting_consumer",
     "test_a_queue_that_was_never_declared_is_not_found_and_empty",
+    "test_a_worker_inside_a_test_works_and_is_gone_afterwards",
     "test_an_exchange_is_what_it_was_declared_as",
     "test_an_unbound_queue_is_an_error_before_anything_is_asked",
     "test_binary_bodies_come_back_byte_by_byte",
