@@ -362,6 +362,35 @@ def test_what_is_sent_to_another_broker_is_not_parked(on_redis: Place, redis_url
     assert Bus(on_redis.app).delayed.count() == 0
 
 
+@pytest.mark.rabbitmq
+def test_what_is_sent_through_a_named_connection_is_moved_through_it(
+    on_redis: Place, rabbitmq_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = on_redis.app
+    app.conf.laravel_connections = {"other": rabbitmq_url}
+    runtime_of(app).forget()
+    app.tasks["anything"].apply_async(countdown=SOON, connection_name="other")
+    (record,) = store_of(app).delays.all()
+    assert record.target is None
+    app.conf.laravel_connections = {}
+    runtime_of(app).forget()
+    mover = Mover(app)
+    wait_until(lambda: mover.move() or "has no name 'other'" in caplog.text, 15)
+    mover.close()
+    store_of(app).delays.remove([record.entry])
+    store_of(app).delays.park([delayed("again", message=record.message, queue=record.queue)])
+    app.conf.laravel_connections = {"other": rabbitmq_url}
+    runtime_of(app).forget()
+    on_redis.move()
+    assert on_redis.take() == []
+    with app.connection_for_read(rabbitmq_url) as connection:
+        queue = Queue(on_redis.queue, Exchange(""), on_redis.queue)(connection.default_channel)
+        message = queue.get(no_ack=True)
+        assert message is not None
+        assert message.headers["task"] == "anything"
+        queue.delete()
+
+
 def test_the_database_broker_keeps_delays_itself(request: pytest.FixtureRequest, tmp_path: Any) -> None:
     for place in make_place(request, f"database+sqlite:///{tmp_path}/broker.db", "sqlite", tmp_path):
         place.app.tasks["anything"].apply_async(countdown=HOUR)
