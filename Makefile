@@ -8,7 +8,7 @@ TOGETHER ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite matrix matrix-short ci clean
+.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite chaos chaos-short matrix matrix-short ci clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,7 +42,13 @@ test: $(VENV)/.dev ## Run the tests with the servers that are there, or can be s
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take long, which `make test` leaves out: many kills, more random sequences
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not chaos" $(ARGS)
+
+chaos: $(VENV)/.dev ## Break everything, each promise 50 times (hours); ARGS="--runs 5 --seed N -k batch"
+	@$(BIN)/python -m pytest tests/chaos -m chaos -p no:randomly --runs 50 $(ARGS)
+
+chaos-short: $(VENV)/.dev ## The same in its short form (two minutes)
+	@$(BIN)/python -m pytest tests/chaos -m "chaos and not slow" -p no:randomly -n 2 --dist loadscope $(ARGS)
 
 fmt: $(VENV)/.dev ## Format the code, and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .
@@ -76,7 +82,7 @@ celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 # What is quick comes first. The rest waits for processes more than it computes, so it runs side by side; each part is
 # shown when it has ended, the tests last, as they take the longest.
 ci: lint types imports ## What the pipeline runs
-	@$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target docs matrix-short test-together
+	@$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target docs matrix-short chaos-short test-together
 
 # The tests have areas of their own on the servers, so several may run at once.
 test-together: $(VENV)/.dev
