@@ -37,6 +37,7 @@ _REPORT = "celery_laravel.bootsteps.report:Report"
 _PACK_MEMORY = "celery_laravel.bootsteps.packs:PackMemory"
 _PACKS = "celery_laravel.bootsteps.packs:Packs"
 _UNDELIVERABLE = "celery_laravel.bootsteps.undeliverable:Undeliverable"
+_BAD_MESSAGES = "celery_laravel.bootsteps.bad_messages:BadMessages"
 
 _MEANT_IN_URLS = {"?", ";", "%"}
 
@@ -76,6 +77,7 @@ def install(app: Celery) -> Celery:
             task.bind(app)
     app.steps["worker"].update((_ATTEMPT_OPTIONS, _PACK_MEMORY))
     app.steps["consumer"].update((_DELAYS, _DUE_CALLBACKS, _LEASES, _PACKS, _REPORT, _UNDELIVERABLE))
+    app.steps["consumer"].add(_BAD_MESSAGES)
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     park_long_delays(app)

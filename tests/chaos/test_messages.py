@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from celery_laravel.testing.processes import wait_until
-from tests.chaos.mutations import messages, values
+from tests.chaos.mutations import Good, messages, values
 from tests.chaos.test_batches import Watched
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from tests.chaos.ledger import Entry
     from tests.chaos.stage import Stage
 
-pytestmark = [pytest.mark.redis, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.timeout(1200),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # all that might have stopped the worker
+]
 
 SHORT, LONG = 300, 10_000
 AT_ONCE = 50
@@ -122,7 +126,7 @@ def expect_good_job(stage: Stage, pid: int, broken: list[str]) -> None:
     assert (worker.is_running, worker.pid) == (True, pid), f"the worker ended, of one of\n{told}"
 
 
-def good_messages(stage: Stage) -> list[dict[str, Any]]:
+def good_messages(stage: Stage) -> Good:
     """Messages of every kind, as they are sent: jobs, members, steps, unique and delayed ones, callbacks."""
     from celery import chord, group
 
@@ -147,7 +151,7 @@ def good_messages(stage: Stage) -> list[dict[str, Any]]:
     for message in found:
         message["properties"]["delivery_info"]["routing_key"] = stage.places["queue"]
     assert len(found) >= 9, "every kind was sent"
-    return found
+    return Good(found)
 
 
 @pytest.mark.promise("a bad record of the store never stops a worker")

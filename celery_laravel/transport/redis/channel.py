@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 logger = get_logger(__name__)
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _Base: Any = object  # mixed in before one of kombu's classes
 
 
@@ -156,10 +157,12 @@ class Reserving(_Base):
             properties = raw["properties"]
             if tag is not None:
                 properties["delivery_tag"] = tag
+            if not all(isinstance(part or {}, dict) for part in (raw.get("headers"), properties.get("delivery_info"))):
+                raise TypeError("its headers, or where it was sent, are no mapping")
             # Done again by kombu's message, where a body that is damaged would stop the worker.
             self.decode_body(raw.get("body"), properties.get("body_encoding"))
             return raw
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             if tag is None:
                 logger.critical("Dropped what is no message of %r: %r", queue, error)
             else:

@@ -212,6 +212,10 @@ NO_MESSAGES = [
     '{"body": "a", "headers": {}, "properties": {"body_encoding": "base64", "delivery_info": {}}}',
     '{"body": 17, "headers": {}, "properties": {"body_encoding": "base64", "delivery_info": {}}}',
     '{"body": "a", "headers": {}, "properties": {"body_encoding": "unheard of", "delivery_info": {}}}',
+    "null",
+    '{"properties": {"body_encoding": [1]}, "body": "x"}',
+    '{"properties": {}, "headers": 1}',
+    '{"properties": {"delivery_info": "x"}}',
 ]
 
 

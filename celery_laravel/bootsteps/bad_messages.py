@@ -1,0 +1,60 @@
+"""Keeps a message that Celery cannot make sense of from ending the worker, and the next one that it is delivered to.
+
+Celery refuses a message whose body it cannot decode, and one that names no
+task. Of anything else that is wrong with one (an id that is a list, a time
+limit that is a text) the exception ends the worker's main loop; the broker
+delivers the message again, to the next worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_MESSAGE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What code raises that was given something else than it expects. A broker that fails raises other exceptions,
+although some transports name a few of these among their ``connection_errors``, and would connect again for ever."""
+
+
+class BadMessages(bootsteps.StartStopStep):
+    """Has the consumer refuse a message on which its handler of tasks stumbles, as it refuses others: for good."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Wrap the handlers that the consumer's loop makes for itself when it begins."""
+        create = type(consumer).create_task_handler.__get__(consumer)
+        consumer.create_task_handler = lambda *args, **kwargs: _guarded(consumer, create(*args, **kwargs))
+
+
+def _guarded(consumer: Any, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def on_task_received(message: Any) -> Any:
+        try:
+            return handler(message)
+        except _OF_THE_MESSAGE as error:
+            if isinstance(error, OSError):  # ssl's are ValueErrors, too
+                raise
+            return _refuse(consumer, message, error)
+
+    return on_task_received
+
+
+def _refuse(consumer: Any, message: Any, error: Exception) -> None:
+    """Reject a message, which a broker with a dead-letter exchange keeps; all of it is logged."""
+    logger.critical(
+        "Refused a message that cannot be made a job of, because of %r: headers %r, properties %r, body %r",
+        error,
+        message.headers,
+        message.properties,
+        message.body,
+        exc_info=error,
+    )
+    message.reject_log_error(logger, consumer.connection_errors)
+    signals.task_rejected.send(sender=consumer, message=message, exc=error)

@@ -1,0 +1,81 @@
+"""Messages on which Celery stumbles are refused, and the worker goes on; a broker that fails is no such message."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import signals
+from kombu.exceptions import OperationalError
+
+from celery_laravel.bootsteps.bad_messages import BadMessages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Consumer:
+    """Celery's consumer, as far as the step knows it; its handler raises what the message says."""
+
+    connection_errors = (OSError, KeyError)  # as kombu's Redis transport has it
+
+    def create_task_handler(self) -> Callable[[Any], Any]:
+        def handle(message: Any) -> str:
+            if isinstance(message.body, Exception):
+                raise message.body
+            return "handled"
+
+        return handle
+
+
+class Message(SimpleNamespace):
+    def __init__(self, body: Any) -> None:
+        super().__init__(body=body, headers={"id": 1}, properties={}, rejected=0)
+
+    def reject_log_error(self, logger: logging.Logger, errors: Any) -> None:
+        self.rejected += 1
+
+
+@pytest.fixture
+def handle() -> Callable[[Any], Any]:
+    consumer = Consumer()
+    step = BadMessages(consumer)
+    step.start(consumer)
+    step.start(consumer)  # as after a lost connection
+    return consumer.create_task_handler()
+
+
+@pytest.mark.parametrize("error", [KeyError("id"), TypeError(), ValueError(), AttributeError(), OverflowError()])
+def test_a_message_that_cannot_be_handled_is_refused_for_good(
+    handle: Callable[[Any], Any], caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    told = []
+
+    def receive(message: Any, exc: Any, **_: Any) -> None:
+        told.append((message, exc))
+
+    signals.task_rejected.connect(receive)
+    try:
+        message = Message(error)
+        handle(message)
+    finally:
+        signals.task_rejected.disconnect(receive)
+    assert message.rejected == 1
+    assert told == [(message, error)]
+    assert caplog.records[0].levelno == logging.CRITICAL
+
+
+def test_other_messages_are_handled(handle: Callable[[Any], Any]) -> None:
+    message = Message("good")
+    assert handle(message) == "handled"
+    assert message.rejected == 0
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), OperationalError(), MemoryError()])
+def test_what_is_not_the_messages_fault_is_raised(handle: Callable[[Any], Any], error: Exception) -> None:
+    message = Message(error)
+    with pytest.raises(type(error)):
+        handle(message)
+    assert message.rejected == 0
