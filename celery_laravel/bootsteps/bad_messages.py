@@ -37,6 +37,7 @@ class BadMessages(bootsteps.StartStopStep):
 def _guarded(consumer: Any, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def on_task_received(message: Any) -> Any:
         try:
+            _check_what_is_used_later(message.headers)
             return handler(message)
         except _OF_THE_MESSAGE as error:
             if isinstance(error, OSError):  # ssl's are ValueErrors, too
@@ -46,8 +47,29 @@ def _guarded(consumer: Any, handler: Callable[[Any], Any]) -> Callable[[Any], An
     return on_task_received
 
 
+def _check_what_is_used_later(headers: Any) -> None:
+    """Look at what Celery reads only when a process of the pool is free, where no handler is around it any more.
+
+    Raises:
+        ValueError: It would end the worker then.
+    """
+    if not isinstance(headers, dict):
+        return
+    limits, stamped = headers.get("timelimit"), headers.get("stamped_headers")
+    if limits and not (isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(_is_limit, limits))):  # noqa: PLR2004
+        raise ValueError(f"its timelimit is {limits!r}, and not two numbers")
+    if stamped and not (isinstance(stamped, (list, tuple)) and all(isinstance(name, str) for name in stamped)):
+        raise ValueError(f"its stamped_headers are {stamped!r}, and no list of names")
+    if headers.get("stamps") and not isinstance(headers["stamps"], dict):
+        raise ValueError(f"its stamps are {headers['stamps']!r}, and no mapping")
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0)
+
+
 def _refuse(consumer: Any, message: Any, error: Exception) -> None:
-    """Reject a message, which a broker with a dead-letter exchange keeps; all of it is logged."""
+    """Reject a message as an invalid one, which a broker with a dead-letter exchange keeps; all of it is logged."""
     logger.critical(
         "Refused a message that cannot be made a job of, because of %r: headers %r, properties %r, body %r",
         error,
@@ -56,5 +78,8 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
         message.body,
         exc_info=error,
     )
-    message.reject_log_error(logger, consumer.connection_errors)
-    signals.task_rejected.send(sender=consumer, message=message, exc=error)
+    try:
+        consumer.on_invalid_task(None, message, error)
+    except _OF_THE_MESSAGE:  # it has no body to be shown
+        message.reject_log_error(logger, consumer.connection_errors)
+        signals.task_rejected.send(sender=consumer, message=message, exc=error)

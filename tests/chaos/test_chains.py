@@ -40,12 +40,13 @@ def expect_catches(sweep: Sweep, chain: Caught, expected: int) -> None:
     entry, ids = sweep.entry, {call["id"] for call in chain.catches()}
     entry.expect(len(ids) == expected, f"{len(ids)} ids of callbacks")
     starts = sum(sweep.starts(f"callback:catch:{job_id}") for job_id in ids)
-    (entry.lost if starts < expected else entry.doubled).extend(["catch"] * abs(starts - expected))
+    entry.doubled += ["catch"] * (starts - expected)
+    entry.lost += ["catch"] * (expected - len(ids))
 
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.short(2)
-@pytest.mark.parametrize("tries", ["member", "member3", "member1"])
+@pytest.mark.parametrize("tries", ["member", pytest.param("member3", marks=pytest.mark.slow), "member1"])
 def test_a_failure_is_caught_once(stage: Stage, sweep: Sweep, tries: str) -> None:
     """Of steps that may start once only, one that was killed has failed: then it is that one which is caught."""
 
@@ -65,7 +66,7 @@ def test_a_failure_is_caught_once(stage: Stage, sweep: Sweep, tries: str) -> Non
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.short(2)
-@pytest.mark.parametrize("tries", ["member1", "member3"])
+@pytest.mark.parametrize("tries", ["member3"])
 def test_a_chain_goes_on_or_is_caught(stage: Stage, sweep: Sweep, tries: str) -> None:
     """Either all its steps are done, and nothing is caught, or a killed step is caught and nothing follows it."""
 

@@ -188,8 +188,8 @@ def test_broken_records_stop_no_worker(on_redis: Stage, entry: Entry, rng: rando
 
 
 def ours(client: Any, prefix: str) -> list[bytes]:
-    """The store's keys, not the broker's, which begin with another prefix."""
-    return [key for key in client.scan_iter(match=f"*{prefix}*") if not key.startswith(f"{prefix}:".encode())]
+    """The store's keys; the broker's begin with the same prefix, and go on otherwise."""
+    return [key for pattern in ("attempt:*", "{*") for key in client.scan_iter(match=f"{prefix}:{pattern}")]
 
 
 def break_record(client: Any, prefix: str, number: int, value: Any) -> int:

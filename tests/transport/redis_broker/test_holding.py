@@ -365,3 +365,14 @@ def test_kombu_gives_back_what_it_got_of_ours_at_its_shutdown(
     assert deliveries(seen[0]) == (1, True, True)
     plain.close()
     assert client.llen("jobs") == 1
+
+
+def test_a_message_without_headers_goes_back_when_its_channel_closes(connect: Connect, client: Any) -> None:
+    """It is no reason to leave the others."""
+    connection = connect()
+    send(connection, "a")
+    client.rpush("jobs", json.dumps({"body": "", "properties": {"delivery_info": {"routing_key": "jobs"}}}))
+    assert get(connection) is not None
+    assert get(connection) is not None
+    connection.close()
+    assert client.llen("jobs") == 2
