@@ -138,7 +138,7 @@ class PendingChain:
         ]
 
         def with_chain(header: Header) -> Header:
-            return replace(header, chain={"id": chain_id, "catch": catch})
+            return replace(header, chain={"id": chain_id, "catch": catch}, is_counted=True)
 
         for step in steps:
             change_headers(step, with_chain)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel.message.arguments import ExceptionArgument
 from celery_laravel.message.callbacks import send_callback
-from celery_laravel.message.canvas import change_headers, mark_members, tasks_of
+from celery_laravel.message.canvas import change_headers, first_tasks_of, mark_members, tasks_of
 from celery_laravel.stores.records import AttemptEnd, StartStatus
 from celery_laravel.worker.starting import KEEP_OPEN
 
@@ -55,6 +55,31 @@ class ChainCatches:
             send_callback(self._app, data, f"{name}:{position}", argument)
         attempts.end(AttemptEnd(name, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
 
+    def has_gone_on(self, request: Any, running: RunningJob) -> bool:
+        """Whether what follows a step has started; what has not is kept from ever starting.
+
+        For a step that lost its worker and has no attempt left: that may have
+        happened after its code had ended, when the next step was on its way
+        already. Then the chain goes on, or it fails here, and never both. Of a
+        group, the job that is sent first tells for all.
+        """
+        chain = running.header.chain or {}
+        if not running.is_durable or not chain.get("catch") or not request.chain:
+            return False
+        attempts = self._store().attempts
+        first, *others = _ids_of_next(request)
+        if not attempts.forestall(first, keep=KEEP_OPEN):
+            return True
+        for task_id in others:
+            attempts.forestall(task_id, keep=KEEP_OPEN)
+        return False
+
+    def reopen(self, request: Any, running: RunningJob) -> None:
+        """Let start what `has_gone_on` has kept from it: a step that had failed was tried again, and has succeeded."""
+        if (running.header.chain or {}).get("round"):
+            for task_id in _ids_of_next(request):
+                self._store().attempts.forget(task_id)
+
     def extend(self, request: Any, running: RunningJob) -> None:
         """Put what a running job said is to follow into the rest of its chain: in front of it, or at its end."""
         rest = list(request.chain or ())  # Celery keeps it with the next step last
@@ -71,3 +96,8 @@ class ChainCatches:
             index = self._store().batches.add(header.batch_id, sum(1 for _ in tasks_of(signature)))
             mark_members(signature, header.batch_id, index, None)
         return list(signature.tasks) if signature.get("subtask_type") == "chain" else [signature]
+
+
+def _ids_of_next(request: Any) -> list[str]:
+    """The ids of the jobs that a step's success sends."""
+    return [task["options"]["task_id"] for task in first_tasks_of(request.chain[-1])] if request.chain else []

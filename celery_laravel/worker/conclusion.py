@@ -60,6 +60,7 @@ def conclude(  # noqa: PLR0917  the parts of one attempt
     settlement.free_unique_lock(task, running, soon=True)  # before Celery sends what follows
     if running.following:
         settlement.extend_chain(request, running)
+    settlement.reopen_chain(request, running)
     return outcome.value
 
 

@@ -45,13 +45,17 @@ class Executor:
         self.defaults = defaults
         self._store = store
 
+    def may_still_start(self, running: RunningJob) -> bool:
+        """Whether an attempt that has begun keeps to its job's limits."""
+        return may_start(running.limits, running.counts.attempt, now=clock.now())
+
     def run(self, task: Any, running: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Run an attempt that has begun through its middleware, and decide how it ends."""
         events.send(events.job_processing, task, task_id=running.id, args=args, kwargs=kwargs)
         if running.verdict.failure is not None:  # it must not run at all
             running.outcome = Failed(running.verdict.failure)
             return self._report(task, running, running.verdict.failure, args, kwargs)
-        if not may_start(running.limits, running.counts.attempt, now=clock.now()):
+        if not self.may_still_start(running):
             error = MaxAttemptsExceededError(_exceeded(task, running))
             running.outcome = Failed(error)
             return self._report(task, running, error, args, kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -12,13 +14,15 @@ from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.errors import ConfigurationError, JobReleasedError, MaxAttemptsExceededError, StoreUnavailableError
 from celery_laravel.message.header import with_header
 from celery_laravel.worker.admission import admit
-from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted
+from celery_laravel.worker.conclusion import OUTAGE_WAIT, conclude, drop, put_back_unstarted
 from celery_laravel.worker.executor import CELERYS_OWN
 from celery_laravel.worker.starting import NotStarted, store_start
 
 if TYPE_CHECKING:
     from celery_laravel.worker.executor import Executor
     from celery_laravel.worker.settlement import Settlement
+
+logger = logging.getLogger(__name__)
 
 _EAGER_TURNS = 1000
 """How often an eager job may put itself back before that is taken for a loop without end."""
@@ -99,6 +103,8 @@ class Runs:
         """
         try:
             outcome, args, kwargs = admit(task, request, running, args, kwargs)
+            if outcome is None and not self._executor.may_still_start(running):
+                outcome = self._succeeded_before(request, running)
             if outcome is None:
                 outcome = self._executor.run(task, running, args, kwargs)
             running.outcome = outcome
@@ -108,6 +114,13 @@ class Runs:
             raise
         finally:
             self._settlement.free_locks(running)
+
+    def _succeeded_before(self, request: Any, running: RunningJob) -> Outcome | None:
+        try:
+            return self._settlement.succeeded_before(request, running)
+        except StoreUnavailableError as error:
+            logger.error("Job %s has to wait, because the store does not answer: %s", running.id, error)  # noqa: TRY400
+            return Released(random.uniform(*OUTAGE_WAIT), counts=False)
 
     def _eagerly(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, outcome: Outcome, args: Any, kwargs: Any

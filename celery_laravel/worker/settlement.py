@@ -6,9 +6,11 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Ignore
+
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
-from celery_laravel.attempt.outcome import Deleted, Failed, Succeeded
+from celery_laravel.attempt.outcome import Deleted, Failed, PassedOn, Succeeded
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, debts, failed_jobs
@@ -18,7 +20,7 @@ from celery_laravel.worker.starting import KEEP_OPEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_laravel.attempt.outcome import Released
+    from celery_laravel.attempt.outcome import Outcome, Released
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import Store
@@ -63,6 +65,24 @@ class Settlement:
         """Put what the job said is to follow into its chain, which Celery goes on with once it has returned."""
         with _isolated(running, "changing its chain"):
             self._chains.extend(request, running)
+
+    def reopen_chain(self, request: Any, running: RunningJob) -> None:
+        """Let the next step start where an earlier failure of this one has kept it from that."""
+        with _isolated(running, "letting its chain go on"):
+            self._chains.reopen(request, running)
+
+    def succeeded_before(self, request: Any, running: RunningJob) -> Outcome | None:
+        """The outcome of a job without attempts left whose chain has gone on, so that it had succeeded; else None.
+
+        Its result was stored when that happened, or is lost with the process.
+
+        Raises:
+            StoreUnavailableError: It cannot be told, and the job is to come again.
+        """
+        if running.verdict.failure is not None or not self._chains.has_gone_on(request, running):
+            return None
+        logger.warning("Job %s lost its worker after its success: its chain has gone on", running.id)
+        return PassedOn(Ignore("it had succeeded before its worker was lost"))
 
     def give_up_slots(self, running: RunningJob) -> None:
         """Give up the starts that limiters keep for a job that has ended without coming for them: seldom any."""

@@ -26,8 +26,10 @@ class Sweep:
         self._number, self._rng = number, rng
         self.trail: Sequence[Step] = ()
 
-    def run(self, name: str, scenario: Callable[[], Any], is_over: Callable[[Any], bool]) -> Any:
-        """Carry a scenario out, killed at a point where no earlier run was; return what it gave.
+    def run(
+        self, name: str, scenario: Callable[[], Any], is_over: Callable[[Any], bool], *, at: str | None = None
+    ) -> Any:
+        """Carry a scenario out, killed where no earlier run was, or first comes to ``at``; return what it gave.
 
         ``is_over`` is asked about that until it is true, and all is quiet; it
         is closed then. The runs of a seed take the points in an order that is
@@ -35,6 +37,9 @@ class Sweep:
         """
         stage = self.stage
         points = _points.get((id(stage), name))
+        if points is None and at is not None:
+            self._carry_out(scenario, is_over, 0)
+            points = _points[id(stage), name] = [[step.point for step in self.trail].index(at) + 1]
         if points is None:
             self._carry_out(scenario, is_over, 0)
             points = _points[id(stage), name] = self._rng.sample(range(1, len(self.trail) + 1), len(self.trail))

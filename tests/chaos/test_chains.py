@@ -66,7 +66,7 @@ def test_a_failure_is_caught_once(stage: Stage, sweep: Sweep, tries: str) -> Non
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.short(2)
-@pytest.mark.parametrize("tries", ["member3"])
+@pytest.mark.parametrize("tries", ["member1", pytest.param("member3", marks=pytest.mark.slow)])
 def test_a_chain_goes_on_or_is_caught(stage: Stage, sweep: Sweep, tries: str) -> None:
     """Either all its steps are done, and nothing is caught, or a killed step is caught and nothing follows it."""
 
@@ -102,4 +102,39 @@ def test_a_group_that_fails_together_is_caught_once(stage: Stage, sweep: Sweep) 
     chain = sweep.run("group", scenario, lambda chain: {"b0", "b1", "b2"} <= set(chain.names("failed")))
     expect_catches(sweep, chain, 1)
     sweep.entry.expect("c" not in chain.names("started"), "the step after the group has started")
+    sweep.entry.judge()
+
+
+def three_steps(stage: Stage) -> Caught:
+    """A chain of three jobs that may start once each."""
+    key = str(uuid())
+    return Caught(stage, [stage.sig("member1", key, name) for name in "abc"], key)
+
+
+@pytest.mark.promise(PROMISE)
+@pytest.mark.short(1)
+def test_a_step_that_dies_when_the_next_one_is_sent_has_not_failed(stage: Stage, sweep: Sweep) -> None:
+    """It may not start again, and the chain has gone on: to fail it would be to do both."""
+    chain = sweep.run(
+        "next is sent", lambda: three_steps(stage), lambda chain: "c" in chain.names("done"), at="publish:after"
+    )
+    sweep.entry.expect_each("abc", chain.names("done"))
+    sweep.entry.expect(not chain.catches(), f"caught: {chain.catches()}")
+    sweep.entry.expect(not chain.names("failed"), f"failed: {chain.names('failed')}")
+    sweep.entry.judge()
+
+
+@pytest.mark.promise(PROMISE)
+@pytest.mark.short(1)
+def test_a_chain_that_was_kept_from_going_on_does_so_when_its_failed_step_is_tried_again(
+    stage: Stage, sweep: Sweep
+) -> None:
+    def is_over(chain: Caught) -> bool:
+        if chain.catches() and not chain.names("done"):
+            stage.bus.failed.retry("all")
+        return "c" in chain.names("done")
+
+    chain = sweep.run("first step dies", lambda: three_steps(stage), is_over, at="code:a")
+    sweep.entry.expect_each("abc", chain.names("done"))
+    expect_catches(sweep, chain, 1)
     sweep.entry.judge()

@@ -77,6 +77,14 @@ class AttemptStore(Protocol):
         kept for what `begin` was given, counted from now.
         """
 
+    def forestall(self, job_id: str, *, keep: timedelta) -> bool:
+        """Keep a job of which no start is known from ever starting: its first turn is over, after no attempt.
+
+        True when it is kept so, by this call or by an earlier one; False, and
+        nothing changes, when it has started before. It is remembered for
+        ``keep``, or until `forget`.
+        """
+
     def forget(self, job_id: str) -> bool:
         """Drop what is known of a job, so that it starts at attempt 1 again; True when something was known."""
 

@@ -97,6 +97,15 @@ class MemoryAttemptStore:
                     held.add(job_id)
             return frozenset(held)
 
+    def forestall(self, job_id: str, *, keep: timedelta) -> bool:
+        with self._lock:
+            now = clock.now()
+            entry = self._entry(job_id, now)
+            if entry is None:
+                self._entries[job_id] = _Entry(0, 0, 0, "over", "", now, now + keep.total_seconds())
+                return True
+            return (entry.turn, entry.attempts, entry.state) == (0, 0, "over")
+
     def forget(self, job_id: str) -> bool:
         with self._lock:
             return self._entries.pop(job_id, None) is not None

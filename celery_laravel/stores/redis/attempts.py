@@ -31,7 +31,7 @@ _STATUSES = {
     b"over": StartStatus.OVER,
 }
 _BEGIN, _BEGIN_LOCKED, _PEEK = script("begin"), script("begin_locked"), script("peek")
-_END, _RENEW = script("end_attempt"), script("renew")
+_END, _RENEW, _FORESTALL = script("end_attempt"), script("renew"), script("forestall")
 
 
 class RedisAttemptStore:
@@ -102,6 +102,10 @@ class RedisAttemptStore:
             flags = self._connections.call(_RENEW, keys, [lease // MILLISECOND, *(owners[job_id] for job_id in some)])
             held += [job_id for job_id, flag in zip(some, flags, strict=True) if flag == ord("1")]
         return frozenset(held)
+
+    def forestall(self, job_id: str, *, keep: timedelta) -> bool:
+        answer = self._connections.call(_FORESTALL, (self._keys.attempt(job_id),), (keep // MILLISECOND,))
+        return bool(answer == 1)
 
     def forget(self, job_id: str) -> bool:
         return bool(self._connections.command("DEL", self._keys.attempt(job_id)) == 1)

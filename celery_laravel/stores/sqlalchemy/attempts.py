@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, SmallInteger, and_, case, delete, literal, or_, select, update
 
-from celery_laravel.stores.records import AttemptStart, StartStatus
+from celery_laravel.stores.records import AttemptEnd, AttemptStart, StartStatus
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
 from celery_laravel.stores.sqlalchemy.pruning import ExpiredRows, Pruning
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Delete, Row, Select, Update
 
-    from celery_laravel.stores.records import AttemptEnd, LockRequest
+    from celery_laravel.stores.records import LockRequest
     from celery_laravel.stores.sqlalchemy.dialects.contract import Parameters, Upsert, Values
     from celery_laravel.stores.sqlalchemy.engine import Database
     from celery_laravel.stores.sqlalchemy.locks import SQLLockStore
@@ -113,6 +113,18 @@ class SQLAttemptStore:
 
         return self._database.transaction(work)
 
+    def forestall(self, job_id: str, *, keep: timedelta) -> bool:
+        nothing = AttemptEnd(job_id, 0, is_final=True, attempts=0)
+        parameters = self.end_parameters(nothing, keep=keep)
+
+        def work(connection: Connection) -> bool:
+            if self._forestalling(connection, parameters) is not None:
+                return True
+            row = connection.execute(self._look, parameters).first()
+            return row is not None and (row.turn, row.attempts, row.state) == (0, 0, OVER)
+
+        return self._database.transaction(work)
+
     def forget(self, job_id: str) -> bool:
         work = partial(self._removed, self._forgetting, giving(job_id=job_id))
         return self._database.single(work, repeatable=False) > 0
@@ -157,6 +169,17 @@ class SQLAttemptStore:
             where=self.may_end,
             returning=self._table.c.turn,
             is_mostly_new=False,
+        )
+
+    @cached_property
+    def _forestalling(self) -> Upsert:
+        return self._database.dialect.upsert(
+            self._table,
+            values=self.end_values,
+            changes=self.end_changes,
+            where=self._table.c.expires <= self._database.dialect.now,
+            returning=self._table.c.turn,
+            is_mostly_new=True,
         )
 
     @cached_property

@@ -177,6 +177,33 @@ class AttemptEndSuite:
         for owner in ("worker-1", "worker-2"):
             assert begin(store, owner=owner) == AttemptStart(StartStatus.OVER)
 
+    def test_a_job_that_has_not_started_can_be_kept_from_it(self, store: Store) -> None:
+        assert store.attempts.forestall("next", keep=HOUR)
+        assert store.attempts.forestall("next", keep=HOUR), "whoever asks again is told the same"
+        assert begin(store, "next") == AttemptStart(StartStatus.OVER)
+        assert store.attempts.forget("next")
+        assert begin(store, "next") == started(1)
+
+    @pytest.mark.parametrize("state", ["running", "crashed", "released", "over"])
+    def test_a_job_that_has_started_is_not_kept_from_anything(self, store: Store, state: str) -> None:
+        begin(store, lease=HOUR if state == "running" else timedelta(0))
+        if state == "released":
+            store.attempts.end(released(), keep=HOUR)
+        elif state == "over":
+            store.attempts.end(final(), keep=HOUR)
+        before = begin(store, owner="worker-2")
+        assert not store.attempts.forestall("job", keep=HOUR)
+        after = begin(store, owner="worker-2")
+        expected = started(before.attempt + 1) if state == "crashed" else before
+        assert after.status is expected.status
+        assert after.attempt == expected.attempt
+
+    def test_a_job_is_kept_from_starting_for_as_long_as_was_asked_for(self, store: Store, advance: Advance) -> None:
+        store.attempts.forestall("old", keep=advance.short)
+        advance(advance.short)
+        assert begin(store, "old") == started(1)
+        assert not store.attempts.forestall("old", keep=advance.short)
+
     def test_the_marker_of_a_final_end_stays_for_its_keeping_time(self, store: Store, advance: Advance) -> None:
         store.attempts.end(final(job="old"), keep=advance.short)
         store.attempts.end(final(job="young"), keep=advance.long)
