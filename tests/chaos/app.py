@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel import Limit, RateLimited, RateLimiter, WithoutOverlapping
+from celery_laravel import Limit, RateLimited, RateLimiter, WithoutOverlapping, signals
 from celery_laravel.bootsteps import due_callbacks
 from celery_laravel.dispatch import unique as unique_dispatch
 from celery_laravel.testing.faults import put_points
@@ -45,6 +45,7 @@ def declare(app: Celery, plan: Plan) -> None:
 
     _declare_locked(app)
     _declare_limited(app)
+    _declare_sour(app, plan)
 
 
 def _member(app: Celery, plan: Plan) -> Callable[..., Any]:
@@ -106,6 +107,31 @@ def _declare_locked(app: Celery) -> None:
         app.record.add(key, "dispatched", [name, result.id, result.suppressed])
 
 
+def _declare_sour(app: Celery, plan: Plan) -> None:
+    def failed(job: Any, exc: BaseException, key: str, name: str, *args: Any) -> None:
+        app.record.add(key, "failed", {"name": name, "id": job.request.id, "pid": os.getpid(), "error": repr(exc)})
+        raise RuntimeError("a hook that raises")
+
+    app.task(_member(app, plan), name="sour", bind=True, shared=False, tries=2, failed=failed)
+
+    @app.task(name="sour_callback", shared=False, bind=True)
+    def sour_callback(self: Any, *args: Any) -> None:
+        """Write down that it was called, and raise: (…, kind, key)."""
+        *_, kind, key = args
+        app.record.add(key, "called", {"kind": kind, "id": self.request.id, "pid": os.getpid()})
+        raise RuntimeError("a callback that raises")
+
+
+def raise_in_receivers() -> None:
+    """Let a receiver of every signal of the library's raise."""
+
+    def receive(**_: Any) -> None:
+        raise RuntimeError("a receiver that raises")
+
+    for name in signals.__all__:
+        getattr(signals, name).connect(receive, weak=False)
+
+
 def hasten() -> None:
     """Let what waits by the clock wait for moments; leases come from ``JOBS_LEASE``."""
     due_callbacks.OVERDUE, due_callbacks.INTERVAL = due_callbacks.OVERDUE * 0.1, 0.5
@@ -119,3 +145,5 @@ if hasattr(jobs_app, "app"):
     plan = Plan(app.record.client, app.conf.task_default_queue)
     declare(app, plan)
     put_points(app, plan.reach)
+    if os.environ.get("CHAOS_RAISES"):
+        raise_in_receivers()

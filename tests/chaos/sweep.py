@@ -43,8 +43,7 @@ class Sweep:
         if points is None:
             self._carry_out(scenario, is_over, 0)
             points = _points[id(stage), name] = self._rng.sample(range(1, len(self.trail) + 1), len(self.trail))
-        at = points[self._number % len(points)]
-        return self._carry_out(scenario, is_over, at)
+        return self._carry_out(scenario, is_over, points[self._number % len(points)])
 
     def _carry_out(self, scenario: Callable[[], Any], is_over: Callable[[Any], bool], at: int) -> Any:
         stage = self.stage

@@ -82,8 +82,9 @@ def as_copy(text: str, queue: str) -> str:
 
 @pytest.fixture
 def count(request: pytest.FixtureRequest) -> int:
-    """How many broken messages: the short form's, or with ``--runs`` the long form's."""
-    return LONG if request.config.getoption("--runs", default=None) else SHORT
+    """How many broken messages: the short form's, or each run's share of the long form's."""
+    runs = request.config.getoption("--runs", default=None)
+    return -(-LONG // runs) if runs else SHORT
 
 
 @pytest.mark.promise("a bad message, header or signature never stops a worker")
