@@ -336,7 +336,18 @@ def hand_over(store: Store, running: RunningJob, signature: Any) -> None:
 
 
 def _from_data(data: Mapping[str, Any]) -> Batch:
-    return Batch(batch_from_data(data))
+    """Make a batch of what came with a message.
+
+    Raises:
+        ValueError: It is none. It is refused here, with its message, rather
+            than where the worker hands it on to a process of its pool.
+    """
+    try:
+        record = batch_from_data(data)
+        batch_to_data(record)
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{data!r} is no batch: {error!r}") from error
+    return Batch(record)
 
 
 def _until(deadline: float | None, seconds: float, batch: Batch) -> float:

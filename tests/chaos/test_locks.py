@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,32 @@ def test_jobs_of_a_key_never_overlap(stage: Stage, entry: Entry, rng: random.Ran
     ends = [edge[1] for edge in edges if edge[0] == "end"]
     entry.expect(len(ends) <= len(names) + 1, f"{len(ends)} ends of {len(names)} jobs")
     entry.expect(not stage.bus.locks.all(), f"locks are left: {stage.bus.locks.all()}")
+    entry.judge()
+
+
+@pytest.mark.promise("at most one running per overlap key, whatever dies")
+@pytest.mark.short(1)
+@pytest.mark.slow
+def test_a_worker_that_stands_still_lets_no_two_run(stage: Stage, entry: Entry, rng: random.Random) -> None:
+    """The main process of one of two workers stops for longer than a lease, and than a broker waits; nothing dies."""
+    stage.start(2)
+    key, names = str(uuid()), [f"{number}" for number in range(10)]
+    for name in names:
+        stage.sig("overlap", key, name, 0.6).apply_async()
+    wait_until(lambda: stage.written(key, "edges"), 30)
+    time.sleep(rng.uniform(0, 1))  # a random moment is the point
+    worker = rng.choice(stage.workers)
+    worker.send(signal.SIGSTOP)
+    time.sleep(LEASE * 1.5)
+    worker.send(signal.SIGCONT)
+    entry.fault("worker stopped and continued")
+    wait_until(lambda: len({edge[1] for edge in stage.written(key, "edges") if edge[0] == "end"}) >= len(names), 90)
+    stage.wait_until_quiet()
+    edges = stage.written(key, "edges")
+    entry.doubled += overlaps(edges)
+    ends = [edge[1] for edge in edges if edge[0] == "end"]
+    entry.doubled += [f"{len(ends)} ends of {len(names)} jobs"] * (len(ends) > len(names))
+    stage.workers.pop().terminate()
     entry.judge()
 
 

@@ -121,10 +121,9 @@ def expect_good_job(stage: Stage, pid: int, broken: list[str]) -> None:
     """A good job that was sent after broken messages is done, by the same worker."""
     key = str(uuid())
     stage.sig("member3", key, "good").apply_async()
-    told = "\n".join(broken)
-    wait_until(lambda: stage.written(key, "done"), 60, message=f"a good job to run after\n{told}")
+    wait_until(lambda: stage.written(key, "done"), 60, message=f"a good job to run after {len(broken)} broken things")
     worker = stage.workers[0]
-    assert (worker.is_running, worker.pid) == (True, pid), f"the worker ended, of one of\n{told}"
+    assert (worker.is_running, worker.pid) == (True, pid), "the worker ended"
 
 
 def good_messages(stage: Stage) -> Good:

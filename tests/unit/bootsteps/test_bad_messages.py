@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pickle import PicklingError
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ class Consumer:
 
     connection_errors = (OSError, KeyError)  # as kombu's Redis transport has it
 
+    def __init__(self) -> None:
+        self.controller: Any = Controller()
+
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         len(message.body)  # as Celery does, to show it
         message.reject_log_error(logging.getLogger(), self.connection_errors)
@@ -35,17 +39,45 @@ class Consumer:
         return handle
 
 
+class Controller:
+    """Celery's worker, as far as the step knows it; handing on a request raises what its message says."""
+
+    def __init__(self) -> None:
+        self.released = 0
+        self.pool = SimpleNamespace(_pool=SimpleNamespace(_cache={}))
+
+    def _process_task(self, request: Any) -> None:
+        result = SimpleNamespace(correlation_id=request.id, ready=lambda: False)
+        self.pool._pool._cache[1] = result
+        if "error" in request.message.headers:
+            raise request.message.headers["error"]
+
+    def _quick_release(self) -> None:
+        self.released += 1
+
+
+class Request:
+    id = 1
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+
+
 class Message(SimpleNamespace):
     def __init__(self, body: Any, **headers: Any) -> None:
-        super().__init__(body=body, headers={"id": 1, **headers}, properties={}, rejected=0)
+        super().__init__(body=body, payload=body, headers={"id": 1, **headers}, properties={}, rejected=0)
 
     def reject_log_error(self, logger: logging.Logger, errors: Any) -> None:
         self.rejected += 1
 
 
 @pytest.fixture
-def handle() -> Callable[[Any], Any]:
-    consumer = Consumer()
+def consumer() -> Consumer:
+    return Consumer()
+
+
+@pytest.fixture
+def handle(consumer: Consumer) -> Callable[[Any], Any]:
     step = BadMessages(consumer)
     step.start(consumer)
     step.start(consumer)  # as after a lost connection
@@ -85,6 +117,33 @@ def test_what_would_be_stumbled_on_later_is_refused_at_once(
     assert message.rejected == 1
 
 
+SIGNATURE = {"task": "next", "options": {"task_id": "x"}}
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [
+        ["list"],
+        {"chain": [1]},
+        {"chain": "next"},
+        {"callbacks": [{"task": 1}]},
+        {"errbacks": {"task": "next"}},
+        {"chord": [SIGNATURE]},
+        {"chain": [{**SIGNATURE, "options": None}]},
+    ],
+)
+def test_what_could_not_follow_a_job_is_refused_at_once(handle: Callable[[Any], Any], follows: Any) -> None:
+    """Celery would stumble on it when the job has ended, and leave its message unacknowledged for ever."""
+    message = Message([[], {}, follows])
+    handle(message)
+    assert message.rejected == 1
+
+
+@pytest.mark.parametrize("follows", [None, {}, {"chain": [SIGNATURE], "callbacks": None, "chord": SIGNATURE}])
+def test_what_can_follow_a_job_is_let_through(handle: Callable[[Any], Any], follows: Any) -> None:
+    assert handle(Message([[], {}, follows])) == "handled"
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"timelimit": [None, 1.5]}, {"timelimit": None}, {"stamped_headers": ["a"], "stamps": {"a": [1]}}],
@@ -101,3 +160,23 @@ def test_what_is_not_the_messages_fault_is_raised(handle: Callable[[Any], Any], 
     with pytest.raises(type(error)):
         handle(message)
     assert message.rejected == 0
+
+
+@pytest.mark.usefixtures("handle")
+@pytest.mark.parametrize("error", [TypeError(), PicklingError()])
+def test_what_cannot_go_to_a_process_of_the_pool_is_refused_and_makes_room(
+    consumer: Consumer, error: Exception
+) -> None:
+    message = Message("body", error=error)
+    consumer.controller._process_task(Request(message))
+    assert message.rejected == 1
+    assert consumer.controller.released == 1
+    assert consumer.controller.pool._pool._cache == {}, "the pool waits for nothing"
+
+
+@pytest.mark.usefixtures("handle")
+def test_what_can_go_to_a_process_goes(consumer: Consumer) -> None:
+    message = Message("body")
+    consumer.controller._process_task(Request(message))
+    assert (message.rejected, consumer.controller.released) == (0, 0)
+    assert len(consumer.controller.pool._pool._cache) == 1
