@@ -18,7 +18,7 @@ import pytest
 
 from tests.chaos import ledger
 from tests.chaos.ledger import Entry
-from tests.chaos.stage import Stage
+from tests.chaos.stage import VISIBILITY, Stage
 from tests.chaos.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def make_stage(server_url: Callable[[str], str], tmp_path_factory: pytest.TempPa
             "record": server_url("redis"),
             "queue": f"chaos-{secrets.token_hex(4)}",
         }
+        if broker == "sqlite":
+            conf = {"broker_transport_options": {"visibility_timeout": VISIBILITY}, **conf}
         stage = Stage(places, conf)
         if hasattr(stage.store, "migrate"):
             stage.store.migrate()
