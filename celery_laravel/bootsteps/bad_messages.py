@@ -136,8 +136,12 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
         message.body,
         exc_info=error,
     )
+    if message.acknowledged:  # Celery stumbled after it had dropped the message
+        return
     try:
         consumer.on_invalid_task(None, message, error)
     except _OF_THE_MESSAGE:  # it has no body to be shown
+        if message.acknowledged:
+            return
         message.reject_log_error(logger, consumer.connection_errors)
         signals.task_rejected.send(sender=consumer, message=message, exc=error)

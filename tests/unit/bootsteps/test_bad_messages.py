@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import signals
-from kombu.exceptions import OperationalError
+from kombu.exceptions import MessageStateError, OperationalError
 
 from celery_laravel.bootsteps.bad_messages import BadMessages
 
@@ -67,7 +67,13 @@ class Message(SimpleNamespace):
     def __init__(self, body: Any, **headers: Any) -> None:
         super().__init__(body=body, payload=body, headers={"id": 1, **headers}, properties={}, rejected=0)
 
+    @property
+    def acknowledged(self) -> bool:
+        return self.rejected > 0
+
     def reject_log_error(self, logger: logging.Logger, errors: Any) -> None:
+        if self.acknowledged:
+            raise MessageStateError
         self.rejected += 1
 
 
@@ -113,6 +119,13 @@ def test_what_would_be_stumbled_on_later_is_refused_at_once(
     handle: Callable[[Any], Any], headers: dict[str, Any]
 ) -> None:
     message = Message("good", **headers)
+    handle(message)
+    assert message.rejected == 1
+
+
+def test_a_message_that_was_dropped_before_is_not_refused_again(handle: Callable[[Any], Any]) -> None:
+    message = Message("body", error=TypeError("its id is a mapping"))
+    message.rejected = 1
     handle(message)
     assert message.rejected == 1
 
