@@ -69,7 +69,7 @@ class Message(SimpleNamespace):
 
     @property
     def acknowledged(self) -> bool:
-        return self.rejected > 0
+        return bool(self.rejected)
 
     def reject_log_error(self, logger: logging.Logger, errors: Any) -> None:
         if self.acknowledged:
