@@ -190,11 +190,10 @@ def test_packs_run_in_a_pool(make_lab: MakeLab, pool: str) -> None:
     [
         pytest.param("rabbitmq", "postgresql", marks=[pytest.mark.rabbitmq, pytest.mark.postgresql]),
         pytest.param("database", "sqlite", marks=pytest.mark.slow),
+        pytest.param("redis", "redis", marks=pytest.mark.slow),
     ],
 )
-def test_packs_on_another_broker_survive_their_workers(
-    make_lab: MakeLab, broker: str, store: str, tmp_path: Any
-) -> None:
+def test_packs_survive_their_workers_on_every_broker(make_lab: MakeLab, broker: str, store: str, tmp_path: Any) -> None:
     places = {"database": f"database+sqlite:///{tmp_path}/broker.db", "sqlite": f"sqlite:///{tmp_path}/store.db"}
     options = {"broker_transport_options": {"visibility_timeout": 5}} if broker == "database" else {}
     lab = make_lab(broker=places.get(broker, broker), store=places.get(store, store), **options)
