@@ -48,7 +48,7 @@ chaos: $(VENV)/.dev ## Break everything, each promise 50 times (hours); ARGS="--
 	@$(BIN)/python -m pytest tests/chaos -m chaos -p no:randomly --runs 50 $(ARGS)
 
 chaos-short: $(VENV)/.dev ## The same in its short form (two minutes)
-	@$(BIN)/python -m pytest tests/chaos -m "chaos and not slow" -p no:randomly -n 3 --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest tests/chaos -m "chaos and not slow" -p no:randomly -n 2 --dist loadscope --seed 1 $(ARGS)
 
 fmt: $(VENV)/.dev ## Format the code, and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .

@@ -25,6 +25,9 @@ _OF_THE_MESSAGE = (TypeError, ValueError, LookupError, AttributeError, Arithmeti
 """What code raises that was given something else than it expects. A broker that fails raises other exceptions,
 although some transports name a few of these among their ``connection_errors``, and would connect again for ever."""
 
+_NAMES = ("task", "shadow", "root_id", "parent_id", "group")
+"""What Celery counts jobs by, or looks them up by, when a process of the pool has taken one."""
+
 
 class BadMessages(bootsteps.StartStopStep):
     """Has the consumer refuse a message on which its handler of tasks stumbles, as it refuses others: for good."""
@@ -79,10 +82,13 @@ def _check_headers(headers: Any) -> None:
     """Look at what Celery reads only when a process of the pool is free, where no handler is around it any more.
 
     Raises:
-        ValueError: It would end the worker then.
+        TypeError, ValueError: It would end the worker then.
     """
     if not isinstance(headers, dict):
         return
+    for name in _NAMES:
+        if not isinstance(headers.get(name), (str, type(None))):
+            raise TypeError(f"its {name} is {headers[name]!r}, and no text")
     limits, stamped = headers.get("timelimit"), headers.get("stamped_headers")
     if limits and not (isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(_is_limit, limits))):  # noqa: PLR2004
         raise ValueError(f"its timelimit is {limits!r}, and not two numbers")

@@ -113,7 +113,14 @@ def test_a_message_that_cannot_be_handled_is_refused_for_good(
 
 @pytest.mark.parametrize(
     "headers",
-    [{"timelimit": 5}, {"timelimit": [1, 2, 3]}, {"timelimit": ["1", None]}, {"stamped_headers": [[]]}, {"stamps": 1}],
+    [
+        {"timelimit": 5},
+        {"timelimit": [1, 2, 3]},
+        {"timelimit": ["1", None]},
+        {"stamped_headers": [[]]},
+        {"stamps": 1},
+        {"shadow": [1]},
+    ],
 )
 def test_what_would_be_stumbled_on_later_is_refused_at_once(
     handle: Callable[[Any], Any], headers: dict[str, Any]
