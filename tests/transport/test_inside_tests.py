@@ -31,7 +31,8 @@ def test_a_worker_inside_a_test_works_and_is_gone_afterwards(app: Celery, conten
 
     before = set(threading.enumerate())
     for _ in range(2):
-        with start_worker(app, pool=pool, concurrency=1, perform_ping_check=False, shutdown_timeout=20):
+        # The level stays set for the tests that follow; this one is the usual.
+        with start_worker(app, pool=pool, concurrency=1, loglevel="warning", perform_ping_check=False):
             for number in range(20):
                 run.delay(number)
             wait_until(lambda: len(ran) >= 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import socket
 from typing import TYPE_CHECKING, Any
@@ -277,6 +278,7 @@ def test_a_server_that_takes_no_writes_for_a_while_ends_no_consumer(
     send(connection, "held", "waiting")
     seen: list[Any] = []
     held = get(connection)
+    caplog.set_level(logging.WARNING)
     client.config_set("min-replicas-to-write", 1)
     try:
         with Consumer(connection.default_channel, [Queue("jobs")], on_message=seen.append):
