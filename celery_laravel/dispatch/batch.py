@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import current_app
@@ -12,10 +9,9 @@ from celery import current_app
 from celery_laravel import events
 from celery_laravel.dispatch.failed_jobs import retry_failed_job
 from celery_laravel.dispatch.members import publish_members
-from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
+from celery_laravel.dispatch.watching import async_snapshots, snapshots
+from celery_laravel.errors import BatchNotFoundError
 from celery_laravel.message.arguments import envelope, register_decoder
-from celery_laravel.message.canvas import mark_members, tasks_of
-from celery_laravel.message.header import NAME, with_header
 from celery_laravel.stores.factory import failed_jobs_of, store_of
 from celery_laravel.stores.serialization import batch_from_data, batch_to_data
 
@@ -25,12 +21,10 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import BatchRecord
 
 _KIND = "celery_laravel.batch"
-_FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
 
 
 class Batch:
@@ -85,8 +79,7 @@ class Batch:
     def failed_job_ids(self) -> list[str]:
         """The ids of the failed jobs, in no particular order.
 
-        A snapshot holds a hundred of them; of more, all are asked of the store,
-        as they are at that moment.
+        A snapshot holds a hundred of them; of more, all are asked of the store, as they are at that moment.
         """
         known = self._record.failed_job_ids
         return list(known) if len(known) >= self.failed_jobs else self._store.batches.failed_ids(self.id)
@@ -234,9 +227,8 @@ class Batch:
             TimeoutError: It had not finished after ``timeout`` seconds.
             BatchNotFoundError: It is no longer in the store.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         latest = self
-        for latest in self._snapshots(lambda seconds: time.sleep(_until(deadline, seconds, self))):
+        for latest in snapshots(self._look, timeout):
             if on_progress is not None:
                 on_progress(latest)
         return latest
@@ -247,36 +239,11 @@ class Batch:
         Raises:
             BatchNotFoundError: It is no longer in the store.
         """
-        return self._snapshots(time.sleep)
+        return snapshots(self._look)
 
-    async def awatch(self) -> AsyncIterator[Batch]:
+    def awatch(self) -> AsyncIterator[Batch]:
         """`watch`, for async code: the store is asked in a thread, and nothing blocks the loop."""
-        import asyncio  # here, because few need it and everybody would wait for it
-
-        latest: Batch | None = None
-        pause = _FIRST_LOOK
-        while True:
-            seen = await asyncio.to_thread(self._look)
-            if seen != latest:
-                latest, pause = seen, _FIRST_LOOK
-                yield latest
-            if latest.finished:
-                return
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LAST_LOOK)
-
-    def _snapshots(self, sleep: Callable[[float], Any]) -> Iterator[Batch]:
-        latest: Batch | None = None
-        pause = _FIRST_LOOK
-        while True:
-            seen = self._look()
-            if seen != latest:
-                latest, pause = seen, _FIRST_LOOK
-                yield latest
-            if latest.finished:
-                return
-            sleep(pause)  # after a change too: a busy batch is not to be asked without a break, nor past a deadline
-            pause = min(pause * 1.5, _LAST_LOOK)
+        return async_snapshots(self._look)
 
     def _look(self) -> Batch:
         batch = self.fresh()
@@ -317,24 +284,6 @@ def register_batches() -> None:
     register_decoder(_KIND, Batch, _from_data)
 
 
-def hand_over(store: Store, running: RunningJob, signature: Any) -> None:
-    """Let a signature that replaces a running member of a batch count in its place.
-
-    The last task takes the member's own index, as Celery gives it the member's
-    id; what a canvas runs before it is added to the batch, each task as a job.
-    In a batch that is no longer known they run uncounted.
-    """
-    header = running.header
-    if header.batch_id is None or header.index is None:
-        return
-    *others, heir = [task for task in tasks_of(signature) if NAME not in (task["options"].get("headers") or {})]
-    member = replace(header, turn=0, attempts=0, exceptions=0, deadline=None)
-    heir["options"]["headers"] = with_header(heir["options"].get("headers"), member)
-    if others:
-        with contextlib.suppress(BatchNotFoundError, BatchFinishedError):
-            mark_members(others, header.batch_id, store.batches.add(header.batch_id, len(others)), None)
-
-
 def _from_data(data: Mapping[str, Any]) -> Batch:
     """Make a batch of what came with a message.
 
@@ -348,12 +297,3 @@ def _from_data(data: Mapping[str, Any]) -> Batch:
     except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{data!r} is no batch: {error!r}") from error
     return Batch(record)
-
-
-def _until(deadline: float | None, seconds: float, batch: Batch) -> float:
-    if deadline is None:
-        return seconds
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError(f"The batch {batch.name or batch.id!r} has not finished in time: {batch._look()!r}.")  # noqa: SLF001
-    return min(seconds, left)

@@ -10,10 +10,11 @@ from celery.utils import uuid
 
 from celery_laravel import events
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
-from celery_laravel.dispatch.batch import Batch, hand_over
+from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.by_name import check_sending_by_name
 from celery_laravel.dispatch.connections import OPTION, producers_of
 from celery_laravel.dispatch.dispatcher import dispatch, is_met, needs_dispatcher, refuse_what_is_not_there
+from celery_laravel.dispatch.replacing import hand_over
 from celery_laravel.job.own_tasks import add_own_tasks
 from celery_laravel.job.process import prepare_process
 from celery_laravel.job.settled import SettledJob

@@ -1,18 +1,18 @@
-"""The types of columns: what they keep they give back equal, on every back end."""
+"""Tables as every back end makes them, and the types of columns, which give back equal what they keep."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Integer, Text, bindparam
+from sqlalchemy import BigInteger, Integer, Table, Text, bindparam
 from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.types import TypeDecorator
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from sqlalchemy import BindParameter
+    from sqlalchemy import BindParameter, Column, Index, MetaData, UniqueConstraint
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
 
@@ -151,6 +151,19 @@ Microseconds = BigInteger
 
 Number = BigInteger().with_variant(Integer, "sqlite")
 """A row's own number; SQLite counts by itself in its INTEGER alone."""
+
+
+def table(metadata: MetaData, name: str, *parts: Column[object] | Index | UniqueConstraint, has_number: bool) -> Table:
+    """A table of columns and indexes; one that numbers its rows says so."""
+    return Table(
+        name,
+        metadata,
+        *parts,
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        sqlite_with_rowid=has_number,  # else the primary key is the table, and not an index beside it
+    )
 
 
 def _is_encodable(text: str) -> bool:

@@ -19,11 +19,11 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     UniqueConstraint,
-    false,
 )
 
 from celery_laravel.errors import ConfigurationError
-from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Key, Microseconds, Number
+from celery_laravel.stores.sqlalchemy.batch_tables import batches_table, failures_table, members_table, owed_table
+from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Json, Key, Microseconds, Number, table
 
 LONGEST_PREFIX = 30  # PostgreSQL cuts names at 63 characters, and the longest index adds 27 to it
 
@@ -75,10 +75,10 @@ def tables_for(prefix: str) -> Tables:
     return Tables(
         metadata,
         _attempts(metadata, prefix),
-        _batches(metadata, prefix),
-        _members(metadata, prefix),
-        _failures(metadata, prefix),
-        _owed(metadata, prefix),
+        batches_table(metadata, prefix),
+        members_table(metadata, prefix),
+        failures_table(metadata, prefix),
+        owed_table(metadata, prefix),
         _failed_jobs(metadata, prefix),
         _locks(metadata, prefix),
         _limits(metadata, prefix),
@@ -89,20 +89,8 @@ def tables_for(prefix: str) -> Tables:
     )
 
 
-def _table(metadata: MetaData, name: str, *parts: Column[object] | Index | UniqueConstraint, has_number: bool) -> Table:
-    return Table(
-        name,
-        metadata,
-        *parts,
-        mysql_engine="InnoDB",
-        mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
-        sqlite_with_rowid=has_number,  # else the primary key is the table, and not an index beside it
-    )
-
-
 def _attempts(metadata: MetaData, prefix: str) -> Table:
-    return _table(
+    return table(
         metadata,
         f"{prefix}_attempts",
         Column("job_id", Identifier(), primary_key=True),
@@ -120,91 +108,8 @@ def _attempts(metadata: MetaData, prefix: str) -> Table:
     )
 
 
-def _batches(metadata: MetaData, prefix: str) -> Table:
-    return _table(
-        metadata,
-        f"{prefix}_batches",
-        Column("number", Number, primary_key=True, autoincrement=True),
-        Column("id", Identifier(), nullable=False),
-        Column("name", Characters(), nullable=False),
-        Column("options", Json(), nullable=False),
-        Column("callbacks", Json(), nullable=False),
-        Column("allows_failures", Boolean(), nullable=False),
-        Column("total", BigInteger(), nullable=False),
-        Column("pending", BigInteger(), nullable=False),
-        Column("failed", BigInteger(), nullable=False),
-        Column("skipped", BigInteger(), nullable=False),
-        Column("is_open", Boolean(), nullable=False),
-        Column("created_at", Microseconds(), nullable=False),
-        Column("cancelled_at", Microseconds()),
-        Column("finished_at", Microseconds()),
-        Column("first_exception", Json()),
-        # How often each thing has happened that fires callbacks the first time.
-        Column("times_failed", BigInteger(), nullable=False),
-        Column("times_succeeded", BigInteger(), nullable=False),
-        Column("times_finished", BigInteger(), nullable=False),
-        # How many callbacks there are of each kind, since when they are due, and the earliest of these instants.
-        Column("catch_count", Integer(), nullable=False),
-        Column("then_count", Integer(), nullable=False),
-        Column("finally_count", Integer(), nullable=False),
-        Column("catch_due", Microseconds()),
-        Column("then_due", Microseconds()),
-        Column("finally_due", Microseconds()),
-        Column("due", Microseconds()),
-        # Those of the due callbacks that have been sent: [[kind, position], …].
-        Column("sent", Json(), nullable=False),
-        # Whether it has callbacks of other kinds than these three, which have rows of their own while they are due.
-        Column("owes", Boolean(), nullable=False, server_default=false()),
-        UniqueConstraint("id", name=f"{prefix}_batches_id"),
-        Index(f"{prefix}_batches_by_age", "created_at", "id"),
-        Index(f"{prefix}_batches_by_end", "finished_at"),
-        Index(f"{prefix}_batches_by_due", "due"),
-        has_number=True,
-    )
-
-
-def _members(metadata: MetaData, prefix: str) -> Table:
-    """Only members that have ended have a row: a million pending ones cost nothing."""
-    return _table(
-        metadata,
-        f"{prefix}_batch_members",
-        Column("batch", Number, primary_key=True, autoincrement=False),
-        Column("position", Number, primary_key=True, autoincrement=False),
-        Column("state", SmallInteger(), nullable=False),
-        has_number=False,
-    )
-
-
-def _failures(metadata: MetaData, prefix: str) -> Table:
-    """The ids of failed members, apart: a batch's record has them, and must not look through its members."""
-    return _table(
-        metadata,
-        f"{prefix}_batch_failures",
-        Column("batch", Number, primary_key=True, autoincrement=False),
-        Column("position", Number, primary_key=True, autoincrement=False),
-        Column("job_id", Identifier(), nullable=False),
-        has_number=False,
-    )
-
-
-def _owed(metadata: MetaData, prefix: str) -> Table:
-    """Due callbacks of kinds that may be due more than once at a time, or for other reasons than counts."""
-    return _table(
-        metadata,
-        f"{prefix}_batch_owed",
-        Column("batch", Number, primary_key=True, autoincrement=False),
-        Column("kind", Identifier(), primary_key=True),
-        Column("position", Integer(), primary_key=True, autoincrement=False),
-        Column("occasion", Number, primary_key=True, autoincrement=False),  # -1 for none
-        Column("due", Microseconds(), nullable=False),
-        Column("exception", Json()),
-        Index(f"{prefix}_batch_owed_by_due", "due"),
-        has_number=False,
-    )
-
-
 def _failed_jobs(metadata: MetaData, prefix: str) -> Table:
-    return _table(
+    return table(
         metadata,
         f"{prefix}_failed_jobs",
         Column("number", Number, primary_key=True, autoincrement=True),
@@ -229,7 +134,7 @@ def _failed_jobs(metadata: MetaData, prefix: str) -> Table:
 
 def _locks(metadata: MetaData, prefix: str) -> Table:
     """A row for each hold. The row of slot 0 is the lock of its key."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_locks",
         Column("key", Key(), primary_key=True),
@@ -252,7 +157,7 @@ def _locks(metadata: MetaData, prefix: str) -> Table:
 
 def _limits(metadata: MetaData, prefix: str) -> Table:
     """A row for each key, which is the lock of its windows: their grid."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_limits",
         Column("number", Number, primary_key=True, autoincrement=True),
@@ -276,7 +181,7 @@ def _limits(metadata: MetaData, prefix: str) -> Table:
 
 def _limit_windows(metadata: MetaData, prefix: str) -> Table:
     """Only windows in which starts are counted have a row."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_limit_windows",
         Column("grid", Number, primary_key=True, autoincrement=False),
@@ -290,7 +195,7 @@ def _limit_windows(metadata: MetaData, prefix: str) -> Table:
 
 def _limit_starts(metadata: MetaData, prefix: str) -> Table:
     """The starts that are kept for callers."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_limit_starts",
         Column("grid", Number, primary_key=True, autoincrement=False),
@@ -303,7 +208,7 @@ def _limit_starts(metadata: MetaData, prefix: str) -> Table:
 
 def _debounces(metadata: MetaData, prefix: str) -> Table:
     """A row for each period of each key."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_debounces",
         Column("key", Key(), primary_key=True),
@@ -323,7 +228,7 @@ def _debounces(metadata: MetaData, prefix: str) -> Table:
 
 def _delays(metadata: MetaData, prefix: str) -> Table:
     """A row for each message that waits."""
-    return _table(
+    return table(
         metadata,
         f"{prefix}_delays",
         Column("number", Number, primary_key=True, autoincrement=True),

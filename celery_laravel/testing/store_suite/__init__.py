@@ -22,8 +22,9 @@ failures, let pytest rewrite the assertions before this package is imported:
 
 from __future__ import annotations
 
+from celery_laravel.testing.store_suite.attempt_leases import AttemptLeaseSuite
 from celery_laravel.testing.store_suite.attempt_locks import AttemptLockSuite
-from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptLeaseSuite, AttemptStartSuite
+from celery_laravel.testing.store_suite.attempts import AttemptEndSuite, AttemptStartSuite
 from celery_laravel.testing.store_suite.batch_callbacks import BatchCallbackSuite
 from celery_laravel.testing.store_suite.batch_many import BatchManySuite
 from celery_laravel.testing.store_suite.batch_members import BatchMemberSuite
