@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_laravel.cli.exits import CommandError, Exit
-from celery_laravel.cli.failed_jobs import json_option, limit_option, send_again
+from celery_laravel.cli.failed_jobs import send_again
+from celery_laravel.cli.options import json_option, limit_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, instant
 from celery_laravel.cli.watching import watch_batch
@@ -30,7 +31,7 @@ def _hours_option(name: str, told: str, default: float | None = None) -> Callabl
 
 
 @click.command()
-@limit_option
+@limit_option("newest")
 @click.option("--before", metavar="ID", help="Only batches older than this one.")
 @json_option
 @click.pass_context

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_laravel.cli.exits import CommandError
-from celery_laravel.cli.failed_jobs import json_option
+from celery_laravel.cli.options import json_option, limit_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, span
 
 if TYPE_CHECKING:
     from celery_laravel.operations.delayed import DelayedJob, DelayedJobs
 
-_SHOWN = 50
 _SEARCHED = 1000
 """How many jobs are looked through for ids that resemble one that does not wait."""
 _COLUMNS = ("Id", "Task", "Queue", "Due in", "Arguments")
@@ -24,14 +23,7 @@ _COLUMNS = ("Id", "Task", "Queue", "Due in", "Arguments")
 
 @click.command()
 @click.option("--queue", metavar="NAME", help="Only those of one queue.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=_SHOWN,
-    show_default=True,
-    metavar="N",
-    help="Show at most N, the first due; 0 for all.",
-)
+@limit_option("first due")
 @json_option
 @click.pass_context
 def delayed(ctx: click.Context, queue: str | None, limit: int, as_json: bool) -> None:

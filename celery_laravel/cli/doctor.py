@@ -9,7 +9,7 @@ import click
 
 from celery_laravel.cli.batches import find_batch
 from celery_laravel.cli.exits import Exit
-from celery_laravel.cli.failed_jobs import json_option
+from celery_laravel.cli.options import json_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, instant
 from celery_laravel.operations.doctor import Examination, Finding, Level, examine

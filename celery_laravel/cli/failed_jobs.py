@@ -8,6 +8,7 @@ import click
 from kombu.exceptions import OperationalError
 
 from celery_laravel.cli.exits import CommandError, Exit, broker_unavailable
+from celery_laravel.cli.options import json_option, limit_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, instant
 from celery_laravel.errors import StoreUnavailableError
@@ -18,26 +19,16 @@ if TYPE_CHECKING:
 
     from celery_laravel.stores.records import FailedJob
 
-_SHOWN = 50
 _SEARCHED = 1000
 """How many records are looked through for ids that resemble one that is not known."""
 
-limit_option = click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=_SHOWN,
-    show_default=True,
-    metavar="N",
-    help="Show at most N, the newest; 0 for all.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 queue_option = click.option("--queue", metavar="NAME", help="Only jobs that failed on this queue.")
 
 
 @click.command()
 @click.argument("job_id", metavar="[ID]", required=False)
 @queue_option
-@limit_option
+@limit_option("newest")
 @json_option
 @click.pass_context
 def failed(ctx: click.Context, job_id: str | None, queue: str | None, limit: int, as_json: bool) -> None:

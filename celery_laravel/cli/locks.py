@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_laravel.cli.exits import CommandError
-from celery_laravel.cli.failed_jobs import json_option
+from celery_laravel.cli.options import json_option, limit_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, span
 
@@ -16,21 +16,13 @@ if TYPE_CHECKING:
     from celery_laravel.operations.locks import Locks
     from celery_laravel.stores.records import LockRecord
 
-_SHOWN = 50
 _SEARCHED = 1000
 """How many locks are looked through for keys that resemble one that nobody holds."""
 _COLUMNS = ("Key", "Kind", "Task", "Age", "Expires in", "Owner")
 
 
 @click.command()
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=_SHOWN,
-    show_default=True,
-    metavar="N",
-    help="Show at most N, the oldest; 0 for all.",
-)
+@limit_option("oldest")
 @json_option
 @click.pass_context
 def locks(ctx: click.Context, limit: int, as_json: bool) -> None:

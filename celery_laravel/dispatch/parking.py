@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery._state import get_current_task
-from celery.utils.imports import instantiate
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import dumps
 
 from celery_laravel import clock
 from celery_laravel.dispatch.outbox import Outbox, is_redis, list_of
 from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.message.amqp import change_amqp
 from celery_laravel.message.parked import Published
 from celery_laravel.settings import settings_of
 from celery_laravel.stores.factory import store_of
@@ -56,15 +56,7 @@ _UNKNOWN = object()
 
 def park_long_delays(app: Celery) -> None:
     """Have an app's long delays wait in its store, from now on. No setting is read before there is one."""
-    app.amqp_cls = partial(_make_amqp, app.amqp_cls)
-    if "amqp" in app.__dict__:  # a cached property
-        _give_parking(app.amqp)
-
-
-def _make_amqp(cls: Any, app: Celery) -> Any:
-    amqp = instantiate(cls, app=app)
-    _give_parking(amqp)
-    return amqp
+    change_amqp(app, _give_parking)
 
 
 def _give_parking(amqp: Any) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.imports import instantiate
-
+from celery_laravel.message.amqp import change_amqp
 from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
@@ -20,15 +19,7 @@ def choose_connections(app: Celery) -> None:
     now on. Nothing is loaded and no setting is read until the first is made.
     An app whose ``amqp_cls`` has a connection class of its own keeps it.
     """
-    app.amqp_cls = partial(_make_amqp, app.amqp_cls)
-    if "amqp" in app.__dict__:  # a cached property
-        _give_connections(app.amqp)
-
-
-def _make_amqp(cls: Any, app: Celery) -> Any:
-    amqp = instantiate(cls, app=app)
-    _give_connections(amqp)
-    return amqp
+    change_amqp(app, _give_connections)
 
 
 def _give_connections(amqp: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, case, delete, func, literal, or_, select, update
+from sqlalchemy import Boolean, case, delete, literal, or_, select, update
 
 from celery_laravel import clock
 from celery_laravel.stores.records import DelayRecord
@@ -91,10 +91,7 @@ class SQLDelayStore:
         return self._all(statement if limit is None else statement.limit(limit))
 
     def count(self, *, queue: str | None = None) -> int:
-        statement = select(func.count()).select_from(self._table)
-        if queue is not None:
-            statement = statement.where(self._table.c.queue == queue)
-        return self._database.single(lambda connection: connection.execute(statement).scalar_one())
+        return self._database.count(self._table, queue)
 
     def _all(self, statement: Select[Any]) -> list[DelayRecord]:
         rows = self._database.single(lambda connection: connection.execute(statement).all())

@@ -9,7 +9,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import exc
+from sqlalchemy import exc, func, select
 from sqlalchemy.engine import make_url
 
 from celery_laravel.errors import CeleryLaravelError, ConfigurationError, StoreUnavailableError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
 
     T = TypeVar("T")
 
@@ -80,6 +80,13 @@ class Database:
     def snapshot(self, work: Callable[[Connection], T]) -> T:
         """Run work that only reads, all of it at the same instant."""
         return self._run(work, self.dialect.snapshot, repeatable=True)
+
+    def count(self, table: Table, queue: str | None) -> int:
+        """How many rows a table has: all, or those of one queue."""
+        statement = select(func.count()).select_from(table)
+        if queue is not None:
+            statement = statement.where(table.c.queue == queue)
+        return self.single(lambda connection: connection.execute(statement).scalar_one())
 
     def close(self) -> None:
         """Give back this process's connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 
 from celery_laravel import clock
 from celery_laravel.stores.records import FailedJob
@@ -58,10 +58,7 @@ class SQLFailedJobStore:
         return self._all(statement if limit is None else statement.limit(limit))
 
     def count(self, *, queue: str | None = None) -> int:
-        statement = select(func.count()).select_from(self._table)
-        if queue is not None:
-            statement = statement.where(self._table.c.queue == queue)
-        return self._database.single(lambda connection: connection.execute(statement).scalar_one())
+        return self._database.count(self._table, queue)
 
     def forget(self, job_id: str) -> bool:
         statement = delete(self._table).where(self._table.c.id == job_id)
