@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.app.routes import MapRoute
@@ -14,12 +15,13 @@ from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery_laravel import events
 from celery_laravel.dispatch.confirming import Confirming
 from celery_laravel.dispatch.connections import send_through
+from celery_laravel.dispatch.letters import LetterForm, NotingProducer
 from celery_laravel.dispatch.outbox import Outbox
 from celery_laravel.dispatch.stencil import Stencil, new_ids
 from celery_laravel.message.canvas import delay_start, mark_members
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from celery import Celery, Task
 
@@ -94,7 +96,8 @@ class BulkPublisher:
     call of `publish` go out together, all or none, and the canvas after them,
     one by one. Where the broker confirms messages, the single tasks come first
     too, and their confirmations are waited for together; elsewhere all go out
-    one by one, in order. ``sent`` are the positions of those that went out,
+    one by one, in order. Of plain tasks of one kind, Celery makes the first
+    message, and the others are filled in. ``sent`` are the positions of those that went out,
     should `publish` raise.
     """
 
@@ -106,6 +109,7 @@ class BulkPublisher:
         self._ids = new_ids()
         self._may_differ = may_differ_by_message(app)
         self._stencils: dict[Hashable, Stencil | None] = {}
+        self._forms: dict[Hashable, LetterForm | None] = {}
         self.sent: list[int] = []
 
     def publish(self, members: Sequence[Member], indices: Sequence[int]) -> None:
@@ -115,6 +119,7 @@ class BulkPublisher:
             Exception: Whatever Celery or the broker raises.
         """
         self.sent = []
+        self._forms.clear()  # as the stencils: what is counted from now is counted from when its slice is sent
         singles = [position for position, member in enumerate(members) if member.is_single]
         if self._outbox is not None:
             self._publish_at_once(self._outbox, singles, members, indices)
@@ -137,7 +142,7 @@ class BulkPublisher:
 
     def _publish_confirmed(self, singles: Sequence[int], members: Sequence[Member], indices: Sequence[int]) -> None:
         """Send single tasks; those that are not confirmed are sent once more, under the same ids, as Celery would."""
-        failure, signatures, called = None, {}, []
+        failure, ids, called = None, {}, []
         try:
             together = Confirming(self._app, self._producer)
         except Confirming.lost_by(self._producer):
@@ -147,10 +152,10 @@ class BulkPublisher:
         with closing(together) as confirming:
             try:
                 for position in singles:
-                    signature = self._asked.signature_of(self._app, members[position], indices[position])
-                    signatures[position] = signature.set(task_id=next(self._ids))
+                    ids[position] = next(self._ids)
                     confirming.begin(position)
-                    signature.apply_async(producer=confirming.producer, retry=False)
+                    asked = {"task_id": ids[position], "retry": False}
+                    self._send_single(members[position], indices[position], confirming.producer, asked)
                     called.append(position)
             except confirming.errors:
                 logger.debug("A batch's dispatch has lost its channel; it goes on through another", exc_info=True)
@@ -161,16 +166,35 @@ class BulkPublisher:
         if failure is not None:
             raise failure
         for position in sorted(set(singles).difference(self.sent)):
-            signature = signatures.get(position) or self._asked.signature_of(
-                self._app, members[position], indices[position]
-            )
-            signature.apply_async(producer=self._producer)
+            self._by_celery(members[position], indices[position], task_id=ids.get(position) or next(self._ids))
             self.sent.append(position)
 
     def _publish_each(self, positions: Iterable[int], members: Sequence[Member], indices: Sequence[int]) -> None:
         for position in positions:
-            self._by_celery(members[position], indices[position])
+            if members[position].is_single:
+                self._send_single(members[position], indices[position], self._producer)
+            else:
+                self._by_celery(members[position], indices[position])
             self.sent.append(position)
+
+    def _send_single(
+        self, member: Member, index: int, producer: Any, asked: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Send a single task's message: the first of its kind by Celery, the others by its form if they are alike."""
+        signature = member.signature
+        kind = kind_of(signature)
+        form = self._forms.get(kind)
+        if form is not None:
+            task_id = asked.get("task_id") or next(self._ids)
+            form.publish(producer, self._app.tasks[signature["task"]], task_id, index, signature)
+        elif kind in self._forms or self._may_differ or not is_uniform(self._app, signature):
+            self._forms[kind] = None
+            self._by_celery(member, index, producer, **asked)
+        else:
+            noting = NotingProducer(producer)
+            self._by_celery(member, index, noting, **asked)
+            retry = bool(asked.get("retry", self._app.conf.task_publish_retry))
+            self._forms[kind] = LetterForm.of(self._app, noting.letters, signature, retry=retry)
 
     def _collect(self, outbox: Outbox, member: Member, index: int) -> None:
         signature = member.signature
@@ -196,8 +220,9 @@ class BulkPublisher:
         queue, message, _ = outbox.letters[-1]
         return Stencil.cut(self._app, self._producer.channel, queue, message)
 
-    def _by_celery(self, member: Member, index: int) -> None:
-        self._asked.signature_of(self._app, member, index).apply_async(producer=self._producer)
+    def _by_celery(self, member: Member, index: int, producer: Any = None, **options: Any) -> None:
+        signature = self._asked.signature_of(self._app, member, index)
+        signature.apply_async(producer=producer or self._producer, **options)
 
 
 def kind_of(signature: Signature) -> Hashable:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from celery.utils import uuid
 
 from celery_laravel.dispatch.bulk import is_uniform, kind_of, may_differ_by_message
+from celery_laravel.dispatch.letters import Letter
 from celery_laravel.dispatch.stencil import new_ids
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.packs import CARRIER, MOST, address_of, kind_of_message, may_be_packed
@@ -58,17 +59,10 @@ def packs(app: Celery, asked: MemberOptions) -> bool:
     return asked.pack > 1 and CARRIER in app.tasks
 
 
-class _Letter(NamedTuple):
-    """A message that Celery was about to publish."""
-
-    body: Any
-    options: dict[str, Any]
-
-
 class _Mail:
     """What a kind of members has in common: where they go, and what `read_pack` makes their requests of."""
 
-    def __init__(self, letter: _Letter, *, keeps_texts: bool) -> None:
+    def __init__(self, letter: Letter, *, keeps_texts: bool) -> None:
         self.address = address_of(letter.options)
         self.kind = kind_of_message(letter.body, letter.options, keeps_texts=keeps_texts)
 
@@ -82,7 +76,7 @@ class _Pack:
     numbers: dict[_Mail, int] = field(default_factory=dict)
     members: list[tuple[int, str, int, Any, Any]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    letters: dict[int, _Letter] = field(default_factory=dict)
+    letters: dict[int, Letter] = field(default_factory=dict)
 
     def number_of(self, mail: _Mail) -> int:
         number = self.numbers.get(mail)
@@ -159,7 +153,7 @@ class PackingPublisher:
         self._put(mail, position, letter.options["headers"]["id"], index, args, kwargs, letter)
 
     def _put(  # noqa: PLR0917  the parts of one member
-        self, mail: _Mail, position: int, job_id: str, index: int, args: Any, kwargs: Any, letter: _Letter | None = None
+        self, mail: _Mail, position: int, job_id: str, index: int, args: Any, kwargs: Any, letter: Letter | None = None
     ) -> None:
         pack = self._of_mail.get(mail)
         if pack is None:
@@ -201,7 +195,7 @@ class _Catcher:
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
-        self.letters: list[_Letter] = []
+        self.letters: list[Letter] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
@@ -209,7 +203,7 @@ class _Catcher:
     def publish(self, body: Any, **options: Any) -> Any:
         if "task" not in (options.get("headers") or {}):
             return self._producer.publish(body, **options)
-        self.letters.append(_Letter(body, options))
+        self.letters.append(Letter(body, options))
         return None
 
 

@@ -53,8 +53,7 @@ class Stencil:
         self._serializer = registry.type_to_name[message["content-type"]]
         self._is_base64 = type(channel.codecs.get(channel.body_encoding)) is Base64
         self._channel = channel
-        self._amqp = app.amqp
-        self._levels = app.conf.get("task_repr_maxlevels", 3)  # a setting since Celery 5.7, and a constant before
+        self._app = app
 
     @classmethod
     def cut(cls, app: Any, channel: Any, queue: str, message: dict[str, Any]) -> Stencil | None:
@@ -87,8 +86,7 @@ class Stencil:
         plain = _as_json_and_text(args) if not kwargs and self._serializer == "json" else None
         if plain is None:
             payload = serialize((args, kwargs, _NOTHING_FOLLOWS), self._serializer)[2]
-            shown = saferepr(args, self._amqp.argsrepr_maxsize, self._levels)
-            shown_kwargs = saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._levels)
+            shown, shown_kwargs = _shown(self._app, args, kwargs)
         else:
             in_json, shown = plain
             payload = f"[{in_json}, {_NO_KWARGS_AND_NOTHING_FOLLOWS}"
@@ -102,6 +100,18 @@ class Stencil:
             data = payload.encode() if isinstance(payload, str) else payload
             return f'"{b2a_base64(data, newline=False).decode()}"'
         return quoted(self._channel.encode_body(payload, self._channel.body_encoding)[0])
+
+
+def texts_of(app: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+    """The texts by which Celery shows arguments."""
+    plain = None if kwargs else _as_json_and_text(args)
+    return _shown(app, args, kwargs) if plain is None else (plain[1], "{}")
+
+
+def _shown(app: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+    levels = app.conf.get("task_repr_maxlevels", 3)  # a setting since Celery 5.7, and a constant before
+    amqp = app.amqp
+    return saferepr(args, amqp.argsrepr_maxsize, levels), saferepr(kwargs, amqp.kwargsrepr_maxsize, levels)
 
 
 def new_ids() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 from amqp.exceptions import MessageNacked
 from celery import Celery
+from celery._state import _task_stack
 from celery.signals import after_task_publish
 from kombu import Producer, Queue
 from kombu.exceptions import OperationalError
@@ -33,14 +35,14 @@ def make_app(rabbitmq_url: str) -> Iterator[Callable[..., Celery]]:
     """A function that makes an app whose one queue has the arguments given, by way of another URL if one is given."""
     apps: list[Celery] = []
 
-    def make(url: str = rabbitmq_url, *, confirms: bool = True, **arguments: Any) -> Celery:
+    def make(url: str = rabbitmq_url, *, confirms: bool = True, ignores: bool = True, **arguments: Any) -> Celery:
         app = Celery("bulk", broker=url, set_as_current=False)
         name = f"bulk-{uuid4().hex}"
         app.conf.update(
             laravel_store="memory://",
             task_queues=[Queue(name, queue_arguments=arguments)],
             task_default_queue=name,
-            task_ignore_result=True,
+            task_ignore_result=ignores,
             broker_transport_options={"confirm_publish": confirms},
         )
         install(app)
@@ -137,8 +139,7 @@ def test_a_connection_that_is_lost_midway_is_made_again_and_no_job_is_two(
             after_task_publish.disconnect(cut)
     assert (batch.total_jobs, batch.pending_jobs, batch.cancelled) == (SLICE, SLICE, False)
     with app.connection_for_read(rabbitmq_url) as connection:
-        taken = iter(lambda: connection.default_channel.basic_get(app.conf.task_default_queue, no_ack=True), None)
-        found = [(message.headers["id"], message.headers["laravel"].get("index", 0)) for message in taken]
+        found = [(m.headers["id"], m.headers["laravel"].get("index", 0)) for m in messages(connection, app)]
     assert (len(set(found)), {index for _, index in found}) == (SLICE, set(range(SLICE)))
     assert len(sent) > SLICE, "some were sent twice"
 
@@ -151,6 +152,77 @@ def test_a_connection_that_was_lost_before_is_made_again(make_app: Callable[...,
             assert Bus(app).batch([app.tasks["one"].s(1)]).dispatch().pending_jobs == 1
             shut(for_good=False)
     assert waiting(app, rabbitmq_url) == 2
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_what_was_sent_before_a_job_that_cannot_be_is_counted(
+    make_app: Callable[..., Celery], rabbitmq_url: str, confirms: bool
+) -> None:
+    app, before = make_app(confirms=confirms), 3
+    jobs = [app.tasks["one"].s(number) for number in range(SLICE)]
+    jobs[before] = app.tasks["one"].s("too", "many")
+    with pytest.raises(BatchDispatchError, match=f"after {before} jobs") as raised:
+        Bus(app).batch(jobs).dispatch()
+    assert isinstance(raised.value.__cause__, TypeError)
+    assert [number for number, _ in taken(app, rabbitmq_url)] == list(range(before))
+    (batch,) = Bus(app).batches()
+    assert (batch.pending_jobs, batch.skipped_jobs, batch.cancelled) == (before, SLICE - before, True)
+
+
+def test_without_confirms_too_a_lost_connection_is_made_again(
+    make_app: Callable[..., Celery], rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, channels = make_app(confirms=False), []
+    publish = Producer._publish
+
+    def lose(producer: Any, *args: Any, **kwargs: Any) -> Any:
+        channels.append(producer.channel)
+        if len(channels) == SLICE // 2:
+            producer.channel.connection.transport.sock.shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
+        return publish(producer, *args, **kwargs)
+
+    monkeypatch.setattr(Producer, "_publish", lose)
+    batch = Bus(app).batch(app.tasks["one"].s(number) for number in range(SLICE)).dispatch()
+    assert (batch.pending_jobs, batch.cancelled) == (SLICE, False)
+    assert channels[-1] is not channels[0]
+    assert taken(app, rabbitmq_url) == [(number, number) for number in range(SLICE)]
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_the_result_backend_and_the_dispatching_job_are_told_of_each(
+    make_app: Callable[..., Celery], rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch, confirms: bool
+) -> None:
+    app, told = make_app(confirms=confirms, ignores=False), []
+    monkeypatch.setattr(type(app.backend), "on_task_call", lambda *call: told.append(call[2]), raising=False)
+    task = app.tasks["one"]
+    task.push_request(id="parent", root_id="root", called_directly=False, children=[], delivery_info={})
+    _task_stack.push(task)
+    try:
+        Bus(app).batch(task.s(number) for number in range(SLICE)).dispatch()
+        children = [child.id for child in task.request.children]
+    finally:
+        _task_stack.pop()
+        task.pop_request()
+    with app.connection_for_read(rabbitmq_url) as connection:
+        found = [message.headers for message in messages(connection, app)]
+    assert told == children == [headers["id"] for headers in found]
+    assert {(headers["root_id"], headers["parent_id"]) for headers in found} == {("root", "parent")}
+
+
+def messages(connection: Any, app: Celery) -> Iterator[Any]:
+    """Take every message out of the app's queue."""
+    channel = connection.default_channel
+    return iter(lambda: channel.basic_get(app.conf.task_default_queue, no_ack=True), None)
+
+
+def taken(app: Celery, url: str) -> list[tuple[int, int]]:
+    """Take every message out of the app's queue: its argument, and the member's index."""
+    with app.connection_for_read(url) as connection:
+        return [
+            (json.loads(message.body)[0][0], message.headers["laravel"]["index"])
+            for message in messages(connection, app)
+        ]
 
 
 @contextmanager
