@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery import Celery
 
@@ -190,10 +191,9 @@ def test_when_publishing_fails_the_lock_is_free_again(app: Celery, locks: Callab
     assert not task.delay().suppressed
 
 
-def test_a_process_that_dies_before_its_message_is_out_holds_the_lock_for_a_minute(
-    app: Celery, time: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = job(app)
+@contextmanager
+def killed_as_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is done within ends where it would send a message."""
 
     class Killed(BaseException):
         pass
@@ -204,7 +204,15 @@ def test_a_process_that_dies_before_its_message_is_out_holds_the_lock_for_a_minu
     with monkeypatch.context() as patch:
         patch.setattr(app.amqp, "send_task_message", die)
         with pytest.raises(Killed):
-            task.delay()
+            yield
+
+
+def test_a_process_that_dies_before_its_message_is_out_holds_the_lock_for_a_minute(
+    app: Celery, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = job(app)
+    with killed_as_it_publishes(app, monkeypatch):
+        task.delay()
     assert task.delay().suppressed
     time.now += 60
     assert not task.delay().suppressed
@@ -217,17 +225,8 @@ def test_a_process_that_dies_before_it_has_put_its_job_back_holds_the_lock_for_a
     """A job that is acknowledged early has no other message then, so nobody would free a lock without an end."""
     task = job(app, lambda self: self.release(5) if how == "release" else self.retry(countdown=5), acks_late=False)
     task.delay()
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: Any, **__: Any) -> Any:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(app.amqp, "send_task_message", die)
-        with pytest.raises(Killed):
-            worker.work()
+    with killed_as_it_publishes(app, monkeypatch):
+        worker.work()
     assert task.delay().suppressed
     time.now += 60
     assert not task.delay().suppressed
