@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from celery import current_app
 
 from celery_laravel import events
-from celery_laravel.dispatch.failed_jobs import retry_failed_job
+from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.dispatch.watching import async_snapshots, snapshots
 from celery_laravel.errors import BatchNotFoundError
 from celery_laravel.message.arguments import envelope, register_decoder
-from celery_laravel.stores.factory import failed_jobs_of, store_of
+from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.serialization import batch_from_data, batch_to_data
 
 if TYPE_CHECKING:
@@ -196,10 +196,11 @@ class Batch:
 
         Each starts at attempt 1, the oldest failure first as in Laravel, with the
         rest of its chain behind it. A failed job whose record has been forgotten
-        cannot be retried and stays failed.
+        cannot be retried and stays failed. A job is counted as failed a moment
+        before its record is kept; where one is missing, it is waited for, for
+        two seconds at most.
         """
-        records = [failed_jobs_of(self._celery).find(job_id) for job_id in self._look().failed_job_ids]
-        for record in sorted(filter(None, records), key=lambda job: job.failed_at):
+        for record in records_of(self._celery, self._look().failed_job_ids):
             retry_failed_job(self._celery, record)
         return self._look()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ from celery_laravel.dispatch.connections import send_through
 from celery_laravel.message.canvas import change_headers, members_of
 from celery_laravel.message.header import next_round, read_header, with_header
 from celery_laravel.settings import own_connection, settings_of
-from celery_laravel.stores.factory import failed_jobs_of, store_of
+from celery_laravel.stores.factory import NullFailedJobStore, failed_jobs_of, store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from celery import Celery
 
@@ -33,6 +34,29 @@ logger = logging.getLogger(__name__)
 
 _OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered", "is_eager")
 """Options of the message that failed which would revoke, delay, exhaust or belie the new one."""
+
+_RECORD_FOLLOWS = (0.1, 0.2, 0.4, 0.6, 0.7)
+"""Seconds between looks for the record of a job that has just been counted as failed."""
+
+
+def records_of(app: Celery, job_ids: Iterable[str]) -> list[FailedJob]:
+    """The records of jobs that have been counted as failed, the oldest first; those that are forgotten are left out.
+
+    A worker counts a failure first and keeps its record then: one that is
+    missing may be on its way, and is waited for.
+    """
+    records = failed_jobs_of(app)
+    found: dict[str, FailedJob] = {}
+    missing = list(job_ids)
+    pauses = iter(() if isinstance(records, NullFailedJobStore) else _RECORD_FOLLOWS)
+    while missing:
+        found |= {record.id: record for record in map(records.find, missing) if record is not None}
+        missing = [job_id for job_id in missing if job_id not in found]
+        pause = next(pauses, None) if missing else None
+        if pause is None:
+            break
+        time.sleep(pause)
+    return sorted(found.values(), key=lambda job: job.failed_at)
 
 
 def retry_failed_job(app: Celery, job: FailedJob) -> bool:

@@ -56,7 +56,7 @@ def come_now(
     the windows is half over.
     """
     indices = {key: grid.index_at(now) for key, grid in grids.items()}
-    shortest = min(grid.length for grid in grids.values())
+    shortest = min((grid.length for grid in grids.values()), default=0)
     for key, index in indices.items():
         grid = grids[key]
         is_half_over = 2 * (now - grid.start_of(index)) >= grid.length

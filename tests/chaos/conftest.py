@@ -46,7 +46,7 @@ def _option(config: pytest.Config, name: str) -> Any:
 def pytest_configure(config: pytest.Config) -> None:
     given = _option(config, "seed")
     if given is None and hasattr(config, "workerinput"):
-        given = config.workerinput["chaos_seed"]
+        given = config.workerinput.get("chaos_seed")  # not there when pytest was started without this folder's name
     config.stash[SEED] = given or secrets.token_hex(4)
 
 

@@ -57,13 +57,14 @@ def broker_lab(request: pytest.FixtureRequest, make_lab: MakeLab, tmp_path: Path
 def test_a_job_that_kills_its_process_or_its_worker_is_failed_after_its_tries(broker_lab: Lab) -> None:
     lab = broker_lab
     with lab.worker(env=SHORT_LEASES) as worker:
-        jobs = [lab.send("tries3", "wait:60"), lab.send("tries3", "die")]
-        killed, key = jobs[0]
+        died, died_key = lab.send("tries3", "die")
+        lab.wait_for(died_key, "failed")  # by itself: the worker's end could keep it from writing down that it ran
+        killed, killed_key = lab.send("tries3", "wait:60")
         for attempt in range(1, 4):
-            lab.wait_for(key, "runs", attempt)
+            lab.wait_for(killed_key, "runs", attempt)
             worker.kill()
             worker.restart()
-        for result, key in jobs:
+        for result, key in ((died, died_key), (killed, killed_key)):
             with pytest.raises(MaxAttemptsExceededError, match="attempt 4 of 3"):
                 result.get(timeout=60)
             assert len(lab.wait_for(key, "failed")) == 1

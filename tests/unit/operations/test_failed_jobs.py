@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celery_laravel import Bus
-from celery_laravel.dispatch.failed_jobs import retry_failed_job
+from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -67,3 +68,20 @@ def test_a_job_that_cannot_be_sent_keeps_its_record(
     with pytest.raises(ConnectionError, match="no broker"):
         Bus(app).failed.retry("all")
     assert Bus(app).failed.find(failed_job.id) == failed_job
+
+
+def test_a_record_that_is_not_there_yet_is_waited_for(
+    app: Celery, failed_job: FailedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker counts a batch's member as failed a moment before it keeps its record."""
+    records = runtime_of(app).failed_jobs
+    records.forget(failed_job.id)
+    monkeypatch.setattr(time, "sleep", lambda seconds: records.record(failed_job))
+    assert records_of(app, [failed_job.id]) == [failed_job]
+
+
+def test_a_record_that_was_forgotten_is_not_waited_for_long(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    assert not records_of(app, ["forgotten"])
+    assert sum(waited) == pytest.approx(2)
