@@ -18,6 +18,7 @@ from celery_laravel.stores.records import (
     MemberEnd,
     MemberState,
     NewBatch,
+    NewDelay,
     StartStatus,
     Window,
 )
@@ -47,10 +48,33 @@ def test_strange_text_is_kept_as_it_is(store: SQLAlchemyStore, said: str):
 
 
 def test_ids_that_look_alike_are_different(store: SQLAlchemyStore):
-    for job_id in ("a", "A", "á", "\x00", "b" * 255):
+    ids = ["a", "A", "á", "a ", "a  ", " ", "\x00", "b" * 255]
+    delays = {job_id: NewDelay(job_id, job_id, "task", job_id, "", delay=HOUR) for job_id in ids}
+    for job_id in ids:
         assert store.failed_jobs.record(failed(job_id, "x"))
         assert not store.failed_jobs.record(failed(job_id, "y"))
-    assert store.failed_jobs.find("á") == failed("á", "x")
+        start = store.attempts.begin(job_id, turn=0, attempts=0, exceptions=0, owner="w", lease=HOUR, keep=HOUR)
+        assert start.status is StartStatus.STARTED
+        store.batches.create(NewBatch(job_id))
+        store.batches.add(job_id, 1)
+        store.batches.end_member(MemberEnd(job_id, 0, job_id, MemberState.FAILED))
+    store.delays.park([*delays.values(), *delays.values()])
+    for job_id in ids:
+        assert store.failed_jobs.find(job_id) == failed(job_id, "x")
+        batch = store.batches.find(job_id)
+        assert batch is not None
+        assert (batch.id, batch.failed_job_ids) == (job_id, (job_id,))
+        (delay,) = store.delays.find(job_id)
+        assert (delay.entry, delay.job_id) == (job_id, job_id)
+        assert store.delays.all(queue=job_id) == [delay]
+        assert store.delays.remove([job_id]) == 1
+
+
+def test_queues_that_look_alike_are_different(store: SQLAlchemyStore):
+    queues = ["q", "Q", "q ", " "]
+    for queue in queues:
+        store.failed_jobs.record(failed(f"job of {queue}", queue))
+    assert [store.failed_jobs.count(queue=queue) for queue in queues] == [1, 1, 1, 1]
 
 
 def test_an_id_that_no_index_can_hold_is_refused(store: SQLAlchemyStore):

@@ -30,7 +30,9 @@ class Characters(TypeDecorator[str]):
 
     PostgreSQL refuses NUL, and no server takes the lone surrogates that a
     damaged message may bring. Text that holds such a character is kept as
-    JSON behind a mark; all other text is kept as it is.
+    JSON behind a mark. So is text with a blank at its end where that would
+    count for nothing: to MySQL's collations "a " is "a". All other text is
+    kept as it is.
     """
 
     impl = Text
@@ -44,9 +46,13 @@ class Characters(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """The text as it is kept."""
-        if value is None or ("\x00" not in value and not value.startswith(_ESCAPED) and _is_encodable(value)):
-            return value
-        return _ESCAPED + json.dumps(value)
+        if value is None:
+            return None
+        if "\x00" in value or value.startswith(_ESCAPED) or not _is_encodable(value):
+            return _ESCAPED + json.dumps(value)
+        if value.endswith(" ") and dialect.name == "mysql":
+            return _ESCAPED + json.dumps(value, ensure_ascii=False)
+        return value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """The text as it was given."""
@@ -82,8 +88,7 @@ class Identifier(Characters):
 class Key(Characters):
     """A key that people choose, or an owner: any text of 255 characters, indexed, and beside another in one index.
 
-    Characters that are kept escaped count for more. MySQL's collations take
-    no notice of blanks at the end: there such text is kept as JSON too.
+    Characters that are kept escaped count for more.
     """
 
     cache_ok = True
@@ -101,11 +106,7 @@ class Key(Characters):
             ValueError: It is longer than the back ends can index.
         """
         kept = super().process_bind_param(value, dialect)
-        if kept is None or value is None:
-            return None
-        if kept is value and value.endswith(" ") and dialect.name == "mysql":
-            kept = _ESCAPED + json.dumps(value, ensure_ascii=False)
-        if len(kept) > _LONGEST_KEPT_KEY:
+        if kept is not None and value is not None and len(kept) > _LONGEST_KEPT_KEY:
             msg = (
                 f"The key or owner {value!r:.60}… has {len(value)} characters; an SQL store keeps {LONGEST_ID}, "
                 "and fewer where some are such as NUL."
