@@ -29,6 +29,8 @@ class MemoryLimitStore:
         limits = {window.key: window.limit for window in windows}
         if len(limits) < len(windows):
             raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
+        if not windows:
+            return LimitAnswer(True)
         with self._lock:
             now = _now()
             grids = {window.key: self._grid(name, window.key, window.seconds, now) for window in windows}
