@@ -13,14 +13,14 @@ import pytest
 
 from celery_laravel.stores.records import Window
 from celery_laravel.testing.store_suite.limits import HOUR, count
-from celery_laravel.testing.store_suite.times import VirtualTime
+from celery_laravel.testing.store_suite.times import VirtualTime, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import LimitAnswer
-    from celery_laravel.testing.store_suite.times import Advance
+    from celery_laravel.testing.store_suite.times import Advance, Deadlines
 
 SECOND = 1_000_000
 """Microseconds."""
@@ -112,17 +112,23 @@ class UnclaimedSuite:
 
     def test_who_finds_its_start_gone_is_refused_and_kept_another(self, store: Store, advance: Advance) -> None:
         """Whether it comes within its window, or late because the machine is busy, the books are the same."""
-        windows = [Window("short", 1, advance.short.total_seconds()), DAILY]
-        assert store.limits.take("limiter", windows).granted
-        kept = store.limits.take("limiter", windows, caller="a")
-        assert come(store, "late").granted
-        advance(advance.short)
-        again = store.limits.take("limiter", windows, caller="a", is_overdue=True)
-        assert not again.granted
-        assert again.slots[1].window_start - kept.slots[1].window_start == pytest.approx(24 * HOUR)
-        assert count(store, "day") == 2
-        store.limits.cancel("limiter", ["short", "day"], caller="a")
-        assert count(store, "day") == 2
+        windows = [Window("short", 1, advance.short.total_seconds() * 10), DAILY]
+
+        def play(name: str, by: Deadlines) -> None:
+            assert store.limits.take(name, windows).granted
+            kept = store.limits.take(name, windows, caller="a")
+            by(10)
+            assert not kept.granted
+            assert store.limits.take(name, [DAILY], caller="late", is_overdue=True).granted
+            advance(advance.short * 10)
+            again = store.limits.take(name, windows, caller="a", is_overdue=True)
+            assert not again.granted
+            assert again.slots[1].window_start - kept.slots[1].window_start == pytest.approx(24 * HOUR)
+            assert store.limits.look(name, "day").count == 2
+            store.limits.cancel(name, ["short", "day"], caller="a")
+            assert store.limits.look(name, "day").count == 2
+
+        in_time(advance, play)
 
     def test_who_is_overdue_but_kept_a_start_waits_for_it(self, store: Store, kept: LimitAnswer) -> None:
         again = store.limits.take("limiter", [HOURLY, DAILY], caller="a", is_overdue=True)

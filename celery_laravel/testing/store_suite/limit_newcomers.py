@@ -3,38 +3,23 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from datetime import timedelta
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from celery_laravel.stores.records import Window
-from celery_laravel.testing.store_suite.times import VirtualTime
+from celery_laravel.testing.store_suite.times import VirtualTime, in_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import LimitAnswer
-    from celery_laravel.testing.store_suite.times import Advance
+    from celery_laravel.testing.store_suite.times import Advance, Deadlines
 
 SECOND = 1_000_000
 """Microseconds."""
-
-
-def in_time(advance: Advance, shorts: float, play: Callable[[str], None]) -> None:
-    """Play a scene, again where a server's clock went on too far while it was played."""
-    for number in range(10):
-        begun = time.monotonic()
-        try:
-            play(f"limiter-{number}")
-        except AssertionError:
-            if isinstance(advance, VirtualTime) or time.monotonic() - begun < shorts * advance.short.total_seconds():
-                raise
-        else:
-            return
-    raise AssertionError("the machine is too slow for this scene")
 
 
 class NewcomersSuite:
@@ -48,22 +33,27 @@ class NewcomersSuite:
         def take(name: str, caller: str | None, *, is_overdue: bool = False) -> LimitAnswer:
             return store.limits.take(name, [window], caller=caller, is_overdue=is_overdue)
 
-        def play(name: str) -> None:
+        def play(name: str, by: Deadlines) -> None:
             assert take(name, "first").granted
             kept = take(name, "a")
+            by(20)
+            assert not kept.granted
             advance(advance.short * 20)
-            assert not take(name, "early").granted
+            early = take(name, "early")
+            by(30)
+            assert not early.granted
             advance(advance.short * 11)
-            assert not take(name, None).granted, "who cannot be put back is granted nobody's start"
-            granted = take(name, "b")
-            assert granted.granted
-            assert granted.slots == kept.slots
-            assert store.limits.look(name, "key").count == 1
+            for_nobody, granted = take(name, None), take(name, "b")
+            count = store.limits.look(name, "key").count
             again = take(name, "a", is_overdue=True)
+            by(40)
+            assert not for_nobody.granted, "who cannot be put back is granted nobody's start"
+            assert (granted.granted, granted.slots) == (True, kept.slots)
+            assert count == 1
             assert not again.granted, "it waits for another start"
             assert again.slots[0].window_start > kept.slots[0].window_start
 
-        in_time(advance, 40, play)
+        in_time(advance, play)
 
     def test_of_several_keys_only_that_with_the_shortest_windows_gives_others_starts(
         self, store: Store, advance: Advance
@@ -79,15 +69,20 @@ class NewcomersSuite:
         def granted(name: str, windows: Sequence[Window], caller: str) -> bool:
             return store.limits.take(name, windows, caller=caller).granted
 
-        def play(name: str) -> None:
+        def play(name: str, by: Deadlines) -> None:
             assert granted(name, [short, long], "first")
-            assert not granted(name, [short, long], "a")
+            is_kept = not granted(name, [short, long], "a")
+            by(8)
+            assert is_kept
             advance(advance.short * 13)  # half of either has passed
-            assert not granted(name, [other, long], "b")
-            assert granted(name, [short], "c")
-            assert store.limits.look(name, "long").count == 2
+            has_the_longer = granted(name, [other, long], "b")
+            has_the_shorter = granted(name, [short], "c")
+            count = store.limits.look(name, "long").count
+            by(16)
+            assert (has_the_longer, has_the_shorter) == (False, True)
+            assert count == 2
 
-        in_time(advance, 16, play)
+        in_time(advance, play)
 
     def test_a_backlog_that_is_delivered_for_the_first_time_leaves_hardly_a_start_unused(
         self, store: Store, advance: Advance
