@@ -167,7 +167,8 @@ def test_what_is_left_of_expired_locks_is_swept_up(server: OwnServer) -> None:
             acquire(store, "a", f"lock-{number}", ttl=timedelta())
         assert client.zcard("laravel:{locks}:taken") < 3, "each that is taken clears away some that have ended"
         assert store.locks.prune() == 0
-        assert list(client.scan_iter()) == []
+        assert not client.exists("laravel:{locks}:taken", "laravel:{locks}:ends")
+        wait_until(lambda: not list(client.scan_iter()), 5)  # a key outlives the last hold in it by up to 2 ms
     store.close()
 
 
@@ -182,8 +183,7 @@ def test_windows_that_have_passed_leave_nothing(server: OwnServer) -> None:
         ends = answers[-1].slots[0].window_start + 0.01
         for part in ("counts", "full", "kept"):
             assert abs(client.time()[0] + client.pttl(f"{limit}:{part}:key") / 1000 - ends) < 2
-        wait_until(lambda: not store.limits.look("limiter", "key").count, 30)
-        assert not [key for key in client.scan_iter() if ":call:" not in key]
+        wait_until(lambda: not [key for key in client.scan_iter() if ":call:" not in key], 30)
         assert first.granted
     store.close()
 
