@@ -16,6 +16,8 @@ from celery_laravel.testing.processes import ManagedProcess, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from celery import Celery
+
 __all__ = ["RunningWorker", "running_worker", "wait_until"]
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,15 @@ class RunningWorker:
     def wait_for_log(self, text: str, timeout: float = 30) -> None:
         """Wait until ``text`` is logged, since the last start; fails at once when the worker ends before."""
         self.process.wait_for_log(text, timeout)
+
+    def wait_until_active(self, app: Celery, timeout: float = 30) -> None:
+        """Wait until the main process knows that a job runs; what the job itself has written may be ahead of that.
+
+        Celery's cold shutdown ends the jobs it knows to run, and waits for one
+        whose process has not been heard yet, as a warm one does.
+        """
+        inspect = app.control.inspect([self.name], timeout=5)
+        wait_until(lambda: (inspect.active() or {}).get(self.name), timeout, message=f"a job that runs in {self.name}")
 
     def send(self, signum: int) -> None:
         """Send a signal to the main process alone."""

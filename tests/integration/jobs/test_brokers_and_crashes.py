@@ -98,6 +98,7 @@ def test_jobs_that_a_stopped_worker_had_fetched_use_up_no_attempt(
         lab.wait_for(key, "runs")
         waiting = [lab.send("tries1", "return:done") for _ in range(3)]
         worker.wait_for_log(f"Task tries1[{waiting[-1][0].id}] received")
+        worker.wait_until_active(lab.app)
         worker.send(signum)
         if attempts == [1]:
             worker.wait_for_log("Soft Shutdown" if conf else "Warm shutdown")

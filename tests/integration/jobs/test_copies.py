@@ -184,6 +184,7 @@ def test_a_worker_that_is_stopped_leaves_no_lease_behind(
     with lab.worker() as one:
         result, key = lab.send("tries3", first, "return:done")
         lab.wait_for(key, "runs")
+        one.wait_until_active(lab.app)
         one.send(signum)
         one.process.wait(30)
         with lab.worker():

@@ -49,6 +49,7 @@ def test_a_cold_shutdown_gives_back_what_it_interrupts(
     with worker(concurrency=1) as running:
         record.wait_for("start first 0 False")
         wait_until(lambda: client.llen("celery") == 0)
+        running.wait_until_active(app)
         running.send(signal.SIGQUIT)
         running.process.wait(20)
     payloads = client.lrange("celery", 0, -1)
