@@ -1,4 +1,4 @@
-"""Batches as a whole: dispatching them, against groups, chords and the bare broker, and asking for their progress.
+"""Batches as a whole: dispatching them, against groups, chords and the bare broker.
 
 Caveats: the dispatcher and the Redis server share the processors. Memory is the
 dispatcher's peak over what it had before, and what Redis holds for the batch
@@ -82,17 +82,6 @@ chord([kept.s(i) for i in range({jobs})])(mark.si('end'))
 print(json.dumps(start))
 """
 
-_PROGRESS = """
-import json, time
-from benchmarks._shop import app
-from celery_laravel import Bus
-Bus(app).find_batch({batch_id!r}).progress
-start = time.perf_counter()
-for _ in range(500):
-    Bus(app).find_batch({batch_id!r}).progress
-print(json.dumps((time.perf_counter() - start) / 500))
-"""
-
 
 def run(rounds: int = 5, *, short: bool = False) -> list[dict[str, Any]]:
     """Measure the rows."""
@@ -117,29 +106,18 @@ def _dispatching(url: str, jobs: int, rounds: int) -> list[dict[str, Any]]:
 def _a_great_many(url: str, jobs: int, many: int) -> list[dict[str, Any]]:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
-        few_a_second, _, few_id = run_python(_BATCH.format(jobs=jobs), _environment(url))
+        few_a_second, *_ = run_python(_BATCH.format(jobs=jobs), _environment(url))
         client.delete("celery")
         many_a_second, grown, many_id = run_python(_BATCH.format(jobs=many), _environment(url))
         client.delete("celery")
         kept = sum(client.memory_usage(key) or 0 for key in client.scan_iter(f"*{many_id}*"))
-        slow = run_python(_PROGRESS.format(batch_id=many_id), _environment(url))
-        quick = run_python(_PROGRESS.format(batch_id=few_id), _environment(url))
     ratio = few_a_second / many_a_second
     row = _row(f"batch of {many:,}: time per job, against {jobs:,}", many_a_second, few_a_second, ratio, "≤ 1.2")
     row["note"] = (
         f"the dispatcher's memory grew by {grown:.0f} MB (reach: < 100); "
         f"Redis keeps {kept / 1e6:.2f} MB for the batch itself (reach: ≤ 0.5)"
     )
-    progress = {
-        "name": f"progress of a batch of {many:,}, against one of {jobs:,}",
-        "ours": slow,
-        "theirs": quick,
-        "ratio": slow / quick,
-        "reach": "≤ 1.2",
-        "unit": "s",
-        "note": "one call of the store each",
-    }
-    return [row, progress]
+    return [row]
 
 
 def _against_a_chord(url: str, jobs: int, rounds: int) -> list[dict[str, Any]]:
