@@ -82,7 +82,7 @@ celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 # What is quick comes first. The rest waits for processes more than it computes, so it runs side by side; each part is
 # shown when it has ended, the tests last, as they take the longest.
 ci: lint types imports ## What the pipeline runs
-	@$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target docs matrix-short chaos-short test-together
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=target docs matrix-short chaos-short test-together
 
 # The tests have areas of their own on the servers, so several may run at once.
 test-together: $(VENV)/.dev

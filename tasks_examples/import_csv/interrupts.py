@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +39,19 @@ class Interrupts:
     None is raised while they are `held`, so that a process that has just been
     started is never lost sight of. After the first they only show in
     ``pending``, so that nothing comes between a program and its tidying up.
+    One that meets a destructor, where Python lets no exception out, is raised
+    again a moment later.
     """
 
     def __init__(self) -> None:
         self.pending = False
         self._is_held = False
         self._is_raised = False
+        self._signum = int(signal.SIGINT)
         for signum in _STOPS:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(signum, self._on_signal)
+        sys.unraisablehook = self._on_unraisable
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -62,11 +69,19 @@ class Interrupts:
         for signum in _STOPS:
             signal.signal(signum, signal.SIG_IGN)
 
-    def _on_signal(self, *_: Any) -> None:
+    def _on_signal(self, signum: int, _: Any) -> None:
+        self._signum = signum
         if self._is_held or self._is_raised:
             self.pending = True
         else:
             self._raise()
+
+    def _on_unraisable(self, unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, InterruptedByUserError):
+            self._is_raised = False
+            threading.Timer(0.01, os.kill, (os.getpid(), self._signum)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
 
     def _raise(self) -> None:
         self._is_raised, self.pending = True, False

@@ -220,3 +220,25 @@ def test_the_commands_can_be_typed_from_another_folder(tmp_path: Path, env: dict
     command = result.stdout.strip()
     assert command.startswith(f"cd {ROOT} && IMPORT_CSV_FOLDER={shlex.quote(f'{tmp_path}/a folder')} ")
     assert command.endswith("/celery")
+
+
+def test_an_interrupt_that_meets_a_destructor_comes_again():
+    """Python lets no exception out of one, so that the demo would go on."""
+    code = """
+import os, signal, time
+from tasks_examples.import_csv.interrupts import Interrupts
+class Dies:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+Interrupts()
+try:
+    Dies()
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=25, check=False
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
