@@ -53,7 +53,8 @@ class Debt:
 
     ``unlock`` are the keys of the unique lock that the job holds; ``chain`` is
     the chain that is to catch ``error``, as its header says; ``record`` is to be
-    kept among the failed jobs.
+    kept among the failed jobs. ``succeeded`` are the members of a pack of the
+    batch ``batch_id`` that are to be counted together.
     """
 
     job_id: str
@@ -64,11 +65,13 @@ class Debt:
     chain: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     record: FailedJob | None = None
+    batch_id: str | None = None
+    succeeded: tuple[int, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
         """Whether there is nothing to pay."""
-        return not (self.unlock or self.member or self.attempt or self.chain or self.record)
+        return not (self.unlock or self.member or self.attempt or self.chain or self.record or self.succeeded)
 
     def encode(self) -> dict[str, Any]:
         """The debt as plain values, for a message; what is not owed is left out."""
@@ -82,6 +85,7 @@ class Debt:
         """The debt that `encode` made plain values of."""
         values = dict(data)
         values["unlock"] = tuple(values.get("unlock", ()))
+        values["succeeded"] = tuple(values.get("succeeded", ()))
         if member := values.get("member"):
             state, skips = MemberState(member["state"]), tuple(member["skips"])
             values["member"] = MemberEnd(**{**member, "state": state, "skips": skips})
@@ -124,6 +128,8 @@ class Debts:
         if debt.member is not None or debt.attempt is not None:
             change = self._store().settle(member=debt.member, attempt=debt.attempt, keep=self._keep_ended)
             self._callbacks.after(change)
+        if debt.batch_id is not None:
+            self._callbacks.after(self._store().batches.end_members(debt.batch_id, debt.succeeded))
         if debt.chain is not None:
             self._chains.caught(debt.chain, debt.error or {}, owner=debt.job_id)
         if debt.record is not None:

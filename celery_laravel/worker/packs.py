@@ -20,7 +20,6 @@ from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER
 from celery_laravel.message.resend import resend, send_again
-from celery_laravel.stores.records import MemberEnd, MemberState
 from celery_laravel.worker.debts import PATIENCE, Debt
 from celery_laravel.worker.pack_ends import fail, revoke
 from celery_laravel.worker.pack_events import PackEvents, events_of
@@ -89,18 +88,15 @@ class PackRunner:
         return self._store().batches.ended(pack.batch_id, [member.index for member in pack.members])
 
     def _close(self, tally: Tally, pack: Pack, request: Any) -> None:
-        """Have the last successes counted, by whoever can be had: the store, or the broker until that is back."""
+        """Have the last successes counted, by whoever can be had: the store, or the broker until that is back.
+
+        All of them at once: each try of a store that is away takes seconds.
+        """
         try:
             tally.close()
         except StoreUnavailableError:
-            members = {member.index: member for member in pack.members}
-            patience = PATIENCE
-            for index in tally.waiting:
-                member = members[index]
-                end = MemberEnd(pack.batch_id, index, member.id, MemberState.SUCCEEDED)
-                debt = Debt(member.id, member.task, member=end)
-                self._debts.pay_surely(debt, request, patience=patience, gives_up=False)
-                patience = 0.0
+            debt = Debt(request.id, CARRIER, batch_id=pack.batch_id, succeeded=tuple(tally.waiting))
+            self._debts.pay_surely(debt, request, patience=PATIENCE, gives_up=False)
 
     def _count(self, batch_id: str, indices: Sequence[int]) -> None:
         self._callbacks.after(self._store().batches.end_members(batch_id, indices))

@@ -216,6 +216,8 @@ def test_a_success_is_counted_while_the_next_member_runs(
 def test_what_cannot_be_counted_is_kept_by_the_broker(
     app: Celery, post: Post, play: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In one message: to ask a store that is away takes seconds, which a pack of a hundred did a hundred times."""
+
     def fails(*_: Any, **__: Any) -> Any:
         raise StoreUnavailableError("memory://")
 
@@ -227,7 +229,7 @@ def test_what_cannot_be_counted_is_kept_by_the_broker(
         patch.setattr(store, "settle", fails)
         post.run(message)
     assert counts(batch) == (0, 0, 2)
-    assert [debt.headers["task"] for debt in post.work()] == [SETTLE] * 3  # the third is of the pack itself
+    assert [debt.headers["task"] for debt in post.work()] == [SETTLE] * 2  # the second is of the pack itself
     assert (app.ran, counts(batch)) == ([1, 2], (2, 0, 0))
 
 

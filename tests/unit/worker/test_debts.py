@@ -61,6 +61,7 @@ def paying(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[D
         Debt("job", "task"),
         Debt("job", "task", unlock=("a", "b"), member=MEMBER, attempt=ATTEMPT),
         Debt("job", "task", chain=CHAIN, error={"class": "OSError"}, record=RECORD),
+        Debt("job", "task", batch_id="batch", succeeded=(1, 2)),
     ],
 )
 def test_a_debt_travels_as_plain_values(debt: Debt) -> None:
