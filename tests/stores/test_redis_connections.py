@@ -66,6 +66,14 @@ def lose_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lose
 
 
+def test_connections_that_were_lost_are_made_anew_however_often(server: OwnServer) -> None:
+    """redis-py 8 let a pool make a hundred in its life: a process that had tried as often reached its store no more."""
+    connections = Connections(server.url)
+    for _ in range(120):
+        assert connections.command("PING") == b"PONG"
+        connections.close()
+
+
 def test_nothing_is_connected_before_the_first_call(server: OwnServer) -> None:
     with server.client() as client:
         before = client.info("stats")["total_connections_received"]

@@ -46,9 +46,8 @@ class Connections:
 
     def __init__(self, url: str) -> None:
         self.url = without_password(url)
-        pool = connection_pool(url)
-        self._make = pool.make_connection
-        self.server = server_of(pool)
+        self._pool = connection_pool(url)
+        self.server = server_of(self._pool)
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
         self._undone: list[bytes] = []
@@ -170,7 +169,8 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            connection = self._make()
+            # Made outside the pool, which counts what it has made, and makes no more after the hundredth of its life.
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
             connection.connect()  # sending would connect too, but not by way of sentinels
             return connection
 
