@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery.app.routes import MapRoute
 from celery.canvas import Signature
-from celery.signals import after_task_publish, before_task_publish, task_sent
 
-from celery_laravel import events
+from celery_laravel.dispatch.alike import is_uniform, kind_of, may_differ_by_message
 from celery_laravel.dispatch.confirming import Confirming
 from celery_laravel.dispatch.connections import send_through
 from celery_laravel.dispatch.letters import LetterForm, NotingProducer
@@ -23,7 +20,7 @@ from celery_laravel.message.canvas import delay_start, mark_members
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from celery import Celery, Task
+    from celery import Celery
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +40,6 @@ _ALIKE = frozenset(
     }
 )
 """Options that say the same of every message they are given for."""
-
-_PLAIN_VALUES = (str, int, float, datetime, type(None))
-_OVERRIDABLE = ("apply_async", "_get_exec_options", "shadow_name")
 
 
 class Member(NamedTuple):
@@ -209,7 +203,8 @@ class BulkPublisher:
         task, args, kwargs = self._app.tasks[signature["task"]], signature["args"], signature["kwargs"]
         if task.typing:
             task.__header__(*args, **kwargs)
-        outbox.add(stencil, stencil.fill(self._ids, index, args, kwargs))
+        task_id, tag = f'"{next(self._ids)}"', f'"{next(self._ids)}"'
+        outbox.add(stencil, stencil.fill(task_id, tag, str(index), args, kwargs))
 
     def _first_of_its_kind(self, outbox: Outbox, member: Member, index: int) -> Stencil | None:
         """Have Celery make a message, and cut a stencil of it if the others may be made alike."""
@@ -218,45 +213,8 @@ class BulkPublisher:
         if self._may_differ or not is_uniform(self._app, member.signature) or len(outbox.letters) != before + 1:
             return None
         queue, message, _ = outbox.letters[-1]
-        return Stencil.cut(self._app, self._producer.channel, queue, message)
+        return Stencil.cut(self._app, self._producer.channel, queue, message, "index")
 
     def _by_celery(self, member: Member, index: int, producer: Any = None, **options: Any) -> None:
         signature = self._asked.signature_of(self._app, member, index)
         signature.apply_async(producer=producer or self._producer, **options)
-
-
-def kind_of(signature: Signature) -> Hashable:
-    """What single tasks must have in common for their messages to be alike."""
-    options = signature["options"]
-    return (signature["task"], *options.items()) if options else signature["task"]
-
-
-def may_differ_by_message(app: Celery) -> bool:
-    """Whether somebody is to see, or may change, every single message: then Celery makes each."""
-    return bool(
-        before_task_publish.receivers
-        or after_task_publish.receivers
-        or task_sent.receivers
-        or events.job_queueing.receivers
-        or events.job_queued.receivers
-        or app.conf.task_send_sent_event
-        or any(not isinstance(route, MapRoute) for route in app.amqp.router.routes)
-    )
-
-
-def is_uniform(app: Celery, signature: Signature) -> bool:
-    """Whether the messages of a task differ in nothing but arguments, as far as task and options tell."""
-    task = app.tasks.get(signature["task"])
-    if task is None or callable(task.job_options.retry_until):
-        return False
-    if getattr(task, "_dump_pydantic_arguments", None) is not None:
-        return False
-    if any(_is_users_own(type(task), name) for name in _OVERRIDABLE):
-        return False
-    return all(isinstance(value, _PLAIN_VALUES) for value in signature["options"].values())
-
-
-def _is_users_own(cls: type[Task], name: str) -> bool:
-    """Whether a class of the user's defines a method that decides what is sent."""
-    owner = next(base for base in cls.__mro__ if name in vars(base))
-    return owner.__module__.partition(".")[0] not in {"celery", "celery_laravel"}

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from celery_laravel.dispatch.alike import CHECKS_BY_NAME
 from celery_laravel.dispatch.connections import OPTION
 from celery_laravel.dispatch.dispatcher import dispatch, refuse_what_is_not_there
 from celery_laravel.errors import ConfigurationError
@@ -26,10 +27,13 @@ def check_sending_by_name(app: Celery) -> None:
     if app in _checked:
         return
     _checked.add(app)
-    send = app.send_task
-    parameters = inspect.signature(send)
+    own = vars(app).get("send_task")
+    parameters = inspect.signature(app.send_task)
 
-    @wraps(send)
+    def send(*given: Any, **options: Any) -> Any:  # by way of the class: tools that trace wrap its method, even later
+        return type(app).send_task(app, *given, **options) if own is None else own(*given, **options)
+
+    @wraps(app.send_task)
     def send_task(name: str, *given: Any, **options: Any) -> Any:
         task = None if options.get("task_type") is not None else app._tasks.get(name)  # noqa: SLF001  without finalizing
         if task is None or not _is_checked(task):
@@ -48,6 +52,7 @@ def check_sending_by_name(app: Celery) -> None:
 
         return dispatch(task, publish, args, kwargs, task_id, link, bound)
 
+    setattr(send_task, CHECKS_BY_NAME, True)
     app.send_task = send_task
 
 

@@ -10,6 +10,7 @@ from celery.utils import uuid
 from celery_laravel import events
 from celery_laravel.attempt.deadline import deadline_of
 from celery_laravel.dispatch import debounce, unique
+from celery_laravel.dispatch.one_step import OneStep
 from celery_laravel.dispatch.suppressed import suppress
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.header import read_header, with_header
@@ -66,12 +67,17 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
     task_id: str | None,
     link: Any,
     options: dict[str, Any],
+    *,
+    producer: Any = None,
+    is_plain: bool = False,
 ) -> Any:
     """Add what the first message of a job must say, publish it, and announce it; or send nothing, as it is suppressed.
 
     A message that only puts a job back is published as it is, once its unique
     lock is sure to last until it comes. When publishing fails, its exception is
     raised, the lock is free again, and nothing has been announced as queued.
+    ``is_plain``: the options are all that is asked for, and ``publish`` takes a
+    producer in the place of the one given here.
     """
     unique_for = options.pop("unique_for", None)
     header = read_header(options.get("headers"))
@@ -82,11 +88,17 @@ def dispatch(  # noqa: PLR0917  those of `apply_async`
     if not unique.is_checked(task, header):
         return _send(task, publish, header, args, kwargs, task_id, options)
     lock = unique.lock_of(task, task_id, args, kwargs, options, unique_for)
-    holder_id = lock.take()
+    step = OneStep.of(task, lock, options, producer) if is_plain else None
+    answer = None if step is None else step.send(args, kwargs, task_id)
+    if answer is not None and answer.acquired:
+        assert step is not None
+        return step.result(task_id)
+    holder_id = lock.take() if answer is None else answer.owner
     if holder_id is not None:
         is_awaited = is_awaited and lock.own_attempt is None  # which settles its id by itself
         return suppress(task, task_id, holder_id, args, kwargs, options, link, is_awaited=is_awaited)
     try:
+        publish = publish if step is None else step.noting(publish)
         result = _send(task, publish, lock.written_into(header), args, kwargs, task_id, options)
     except Exception:
         lock.give_up()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
+_positions: WeakKeyDictionary[Any, Mapping[str, int] | None] = WeakKeyDictionary()
 
 
 def key_suffix(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -28,12 +29,22 @@ def key_suffix(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     unique_id = task.job_options.unique_id
     if unique_id is None:
         return ""
+    if callable(unique_id):
+        return f":{key_text(_called(unique_id, task, _bound(task, args, kwargs), args, kwargs))}"
+    names = argument_names(unique_id)
+    positions = None if kwargs else _positions_of(task)
+    if positions is not None and len(args) == len(positions) and positions.keys() >= set(names):
+        values = [args[positions[name]] for name in names]
+    else:
+        bound = _bound(task, args, kwargs)
+        values = [_argument(bound, name) for name in names]
+    return f":{key_text(values[0] if isinstance(unique_id, str) else values)}"
+
+
+def _bound(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
     bound = _signature_of(task).bind(*args, **kwargs)
     bound.apply_defaults()
-    if callable(unique_id):
-        return f":{key_text(_called(unique_id, task, bound, args, kwargs))}"
-    values = [_argument(bound, name) for name in argument_names(unique_id)]
-    return f":{key_text(values[0] if isinstance(unique_id, str) else values)}"
+    return bound
 
 
 def _called(
@@ -72,3 +83,12 @@ def _argument(bound: inspect.BoundArguments, name: str) -> Any:
 def _signature_of(task: Any) -> inspect.Signature:
     signature = _signatures.get(task)
     return _signatures.setdefault(task, inspect.signature(task.run)) if signature is None else signature
+
+
+def _positions_of(task: Any) -> Mapping[str, int] | None:
+    """Which argument comes where, for a task whose arguments may all come by position; else None."""
+    if task not in _positions:
+        parameters = _signature_of(task).parameters
+        are_plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters.values())
+        _positions[task] = {name: place for place, name in enumerate(parameters)} if are_plain else None
+    return _positions[task]

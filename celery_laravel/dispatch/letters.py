@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_laravel.dispatch.stencil import texts_of
+from celery_laravel.dispatch.stencil import Texts
 from celery_laravel.message.header import NAME
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class LetterForm:
         headers = letter.options["headers"]
         self._app = app
         self._headers = headers
+        self._shown = Texts(app)
         self._options = {key: value for key, value in letter.options.items() if key != "headers"}
         self._same = [key for key, value in headers.items() if value == headers["id"]]
         self._own = headers[NAME]
@@ -80,7 +81,7 @@ class LetterForm:
         """The message of another member."""
         args, kwargs = tuple(args or ()), kwargs or {}
         headers = {**self._headers, **dict.fromkeys(self._same, task_id), NAME: {**self._own, "index": index}}
-        headers["argsrepr"], headers["kwargsrepr"] = texts_of(self._app, args, kwargs)
+        headers["argsrepr"], headers["kwargsrepr"] = self._shown.of(args, kwargs)
         return Letter((args, kwargs, self._follows), {**self._options, "headers": headers, "correlation_id": task_id})
 
     def publish(self, producer: Any, task: Any, task_id: str, index: int, signature: Mapping[str, Any]) -> None:

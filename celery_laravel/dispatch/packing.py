@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils import uuid
 
-from celery_laravel.dispatch.bulk import is_uniform, kind_of, may_differ_by_message
+from celery_laravel.dispatch.alike import is_uniform, kind_of, may_differ_by_message
 from celery_laravel.dispatch.letters import Letter
 from celery_laravel.dispatch.stencil import new_ids
 from celery_laravel.errors import ConfigurationError

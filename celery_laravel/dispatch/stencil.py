@@ -1,9 +1,10 @@
 """Messages that differ from one another in little, made from the first of their kind.
 
 Celery takes some 300 microseconds to make and send a task's message, most of
-them to find out anew what is the same for all tasks of a batch: the route, the
+them to find out anew what is the same for all of a kind: the route, the
 headers, the options. Here the first message of a kind is made by Celery, and
-the others by filling in what differs: the id, the member's index, the arguments.
+the others by filling in what differs: the id, the arguments, and one thing of
+the library's header, as a batch's member has its index.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from celery_laravel.message.header import NAME
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_GAPS = ("id", "tag", "index", "args", "kwargs", "body")
+_GAPS = ("id", "tag", "own", "args", "kwargs", "body")
 _NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _NO_KWARGS_AND_NOTHING_FOLLOWS = f"{{}}, {dumps(_NOTHING_FOLLOWS)}]"
 _SHORT = 64
@@ -37,11 +38,12 @@ _CONSTANTS = {None: "null", True: "true", False: "false"}
 
 
 class Stencil:
-    """A batch member's message as kombu's virtual transports keep it, with gaps where the next member's differs.
+    """A job's message as kombu's virtual transports keep it, with gaps where the next one's differs.
 
     ``queue`` is where it goes and ``message`` the one it was cut from. The gaps
     are the task's id (as root and correlation id too), the delivery tag, the
-    member's index, and the arguments with the texts that show them.
+    one thing in the library's header that is the job's own, and the arguments
+    with the texts that show them.
     """
 
     def __init__(self, app: Any, channel: Any, queue: str, message: Mapping[str, Any], template: str) -> None:
@@ -53,11 +55,14 @@ class Stencil:
         self._serializer = registry.type_to_name[message["content-type"]]
         self._is_base64 = type(channel.codecs.get(channel.body_encoding)) is Base64
         self._channel = channel
-        self._app = app
+        self._shown = Texts(app)
 
     @classmethod
-    def cut(cls, app: Any, channel: Any, queue: str, message: dict[str, Any]) -> Stencil | None:
-        """The stencil of a member's message that is about to be queued; None when others cannot be made like it."""
+    def cut(cls, app: Any, channel: Any, queue: str, message: dict[str, Any], own: str) -> Stencil | None:
+        """The stencil of a message that is about to be queued; None when others cannot be made like it.
+
+        ``own`` is the key in the library's header whose value is each job's own.
+        """
         headers, properties = message.get("headers") or {}, message.get("properties") or {}
         task_id = headers.get("id")
         if not task_id or properties.get("correlation_id") != task_id or not _carries_arguments_alone(message, channel):
@@ -66,19 +71,18 @@ class Stencil:
         gap = {name: f"{mark}{name}" for name in _GAPS}
         headers = {key: gap["id"] if value == task_id else value for key, value in headers.items()}
         headers |= {"argsrepr": gap["args"], "kwargsrepr": gap["kwargs"]}
-        headers[NAME] = {**headers[NAME], "index": gap["index"]}
+        headers[NAME] = {**headers[NAME], own: gap["own"]}
         properties = {**properties, "correlation_id": gap["id"], "delivery_tag": gap["tag"]}
         text = dumps({**message, "body": gap["body"], "headers": headers, "properties": properties})
         if task_id in text:  # in a place that is not known here
             return None
         text = text.replace("%", "%%")
         for name in _GAPS:
-            found, gap_left = f'"{mark}{name}"', f"%({name})s"
-            text = text.replace(found, f'"{gap_left}"' if name in {"id", "tag"} else gap_left)
+            text = text.replace(f'"{mark}{name}"', f"%({name})s")
         return cls(app, channel, queue, message, text)
 
-    def fill(self, ids: Iterator[str], index: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The text of another member's message.
+    def fill(self, task_id: str, tag: str, own: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The text of another job's message. The id, the delivery tag and the job's own are given as JSON.
 
         Raises:
             EncodeError: The arguments cannot be serialized.
@@ -86,12 +90,12 @@ class Stencil:
         plain = _as_json_and_text(args) if not kwargs and self._serializer == "json" else None
         if plain is None:
             payload = serialize((args, kwargs, _NOTHING_FOLLOWS), self._serializer)[2]
-            shown, shown_kwargs = _shown(self._app, args, kwargs)
+            shown, shown_kwargs = self._shown.by_celery(args, kwargs)
         else:
             in_json, shown = plain
             payload = f"[{in_json}, {_NO_KWARGS_AND_NOTHING_FOLLOWS}"
             shown_kwargs = "{}"
-        values = (next(ids), next(ids), index, quoted(shown), quoted(shown_kwargs), self._body(payload))
+        values = (task_id, tag, own, quoted(shown), quoted(shown_kwargs), self._body(payload))
         text: str = self._text % self._in_order(values)
         return text
 
@@ -102,16 +106,22 @@ class Stencil:
         return quoted(self._channel.encode_body(payload, self._channel.body_encoding)[0])
 
 
-def texts_of(app: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
-    """The texts by which Celery shows arguments."""
-    plain = None if kwargs else _as_json_and_text(args)
-    return _shown(app, args, kwargs) if plain is None else (plain[1], "{}")
+class Texts:
+    """The texts by which an app shows arguments in the headers of its messages."""
 
+    def __init__(self, app: Any) -> None:
+        self._levels = app.conf.get("task_repr_maxlevels", 3)  # a setting since Celery 5.7, and a constant before
+        self._longest = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
 
-def _shown(app: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
-    levels = app.conf.get("task_repr_maxlevels", 3)  # a setting since Celery 5.7, and a constant before
-    amqp = app.amqp
-    return saferepr(args, amqp.argsrepr_maxsize, levels), saferepr(kwargs, amqp.kwargsrepr_maxsize, levels)
+    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """Those of positional and of keyword arguments."""
+        plain = None if kwargs else _as_json_and_text(args)
+        return self.by_celery(args, kwargs) if plain is None else (plain[1], "{}")
+
+    def by_celery(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """The same, however complicated they are."""
+        longest, longest_kwargs = self._longest
+        return saferepr(args, longest, self._levels), saferepr(kwargs, longest_kwargs, self._levels)
 
 
 def new_ids() -> Iterator[str]:

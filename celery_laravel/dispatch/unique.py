@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import LockStore
+    from celery_laravel.stores.records import LockAnswer
 
 logger = logging.getLogger("celery_laravel.unique")
 
@@ -50,6 +51,15 @@ class UniqueDispatch:
         if self.own_attempt is not None:
             self.own_attempt.is_handed_on = True
         return None
+
+    def take_and_push(self, target: str, message: str) -> LockAnswer:
+        """Take the lock for as long as it is to be held and push the job's message, in one step, or learn who holds it.
+
+        Raises:
+            StoreUnavailableError: The store did not answer. Both have been done, or neither.
+        """
+        request = replace(self.request, ttl=self.unique_for)
+        return self.locks.acquire_and_push(request, target=target, message=message)
 
     def written_into(self, header: Header) -> Header:
         """The header of a message that holds this lock."""

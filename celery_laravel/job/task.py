@@ -125,12 +125,13 @@ class Job(SettledJob):
         if not needs_dispatcher(self, options):
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
 
-        def publish(**options: Any) -> Any:
+        def publish(producer: Any = producer, **options: Any) -> Any:
             return super(Job, self).apply_async(
                 args, kwargs, producer=producer, link=link, link_error=link_error, shadow=shadow, **options
             )
 
-        return dispatch(self, publish, args, kwargs, task_id, link, options)
+        is_plain = link is None and link_error is None and shadow is None
+        return dispatch(self, publish, args, kwargs, task_id, link, options, producer=producer, is_plain=is_plain)
 
     def delay_if(self, condition: Any, *args: Any, **kwargs: Any) -> Any:
         """Dispatch the job if a condition holds: a value, or a callable without arguments. None when it does not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from datetime import timedelta
 
     from celery_laravel.stores.records import LockAnswer, LockRecord, LockRequest
@@ -19,6 +19,10 @@ class LockStore(Protocol):
     characters.
     """
 
+    @property
+    def server(self) -> Hashable | None:
+        """The server to whose lists `acquire_and_push` pushes, as `DelayStore.server` names it; None: there is none."""
+
     def acquire(self, request: LockRequest) -> LockAnswer:
         """Take a lock, or one of its slots, or learn who holds it.
 
@@ -30,6 +34,19 @@ class LockStore(Protocol):
 
         ``slots`` is that of each request: one that finds as many holds as it
         wants slots, or more, is refused.
+        """
+
+    def acquire_and_push(self, request: LockRequest, *, target: str, message: str) -> LockAnswer:
+        """`acquire`, and push a message to the list ``target`` of the store's server in the same step, if it was taken.
+
+        A call that the store itself repeats, since its answer was lost, pushes
+        once, even if the lock has been freed in between. Whoever holds the lock
+        already takes it again, and the message is pushed. Only for a store that
+        has a `server`.
+
+        Raises:
+            NotImplementedError: It has none.
+            Exception: What is there under that name is no list. The lock was not taken.
         """
 
     def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:

@@ -29,6 +29,8 @@ class _Hold:
 class MemoryLockStore:
     """A `LockStore` in a dictionary."""
 
+    server = None
+
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
         self._locks: dict[str, dict[str, _Hold]] = {}
@@ -49,6 +51,9 @@ class MemoryLockStore:
             hold = _Hold(request.kind, request.task, taken, expires, request.is_lease, payload)
             self._locks.setdefault(request.key, holds)[request.owner] = hold
             return LockAnswer(True, request.owner, seconds, was_held=mine is not None)
+
+    def acquire_and_push(self, request: LockRequest, *, target: str, message: str) -> LockAnswer:
+        raise NotImplementedError("A store in memory has no lists of a broker's.")
 
     def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:
         with self._lock:

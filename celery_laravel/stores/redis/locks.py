@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 PAGE = 200
 MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
+MEMORY_OF_PUSHES = timedelta(seconds=20) // timedelta(milliseconds=1)
+"""Longer than a call is repeated for; there is one such memory for each push."""
 MICROSECONDS = 1_000_000
 
-_ACQUIRE, _CONFIRM, _RELEASE = script("acquire"), script("confirm_lock"), script("release")
+_ACQUIRE, _ACQUIRE_AND_PUSH = script("acquire"), script("acquire_and_push")
+_CONFIRM, _RELEASE = script("confirm_lock"), script("release")
 _SET_ASIDE, _OWNED, _RENEW = script("set_aside"), script("owned"), script("renew_locks")
 _TAKEN, _HOLDS = script("taken"), script("holds")
 _FREE, _SWEEP = script("free_lock"), script("sweep_locks")
@@ -42,12 +45,17 @@ class RedisLockStore:
     def __init__(self, connections: Connections | ClusterConnections, keys: Keys) -> None:
         self._connections = connections
         self._keys = keys
+        self.server = connections.server
 
     def acquire(self, request: LockRequest) -> LockAnswer:
-        answer: bytes = self._connections.call(_ACQUIRE, self.request_keys(request), request_arguments(request))
-        taken, held, lasts, owner = answer.split(b" ", 3)
-        expires_in = None if lasts == b"-" else int(lasts) / MICROSECONDS
-        return LockAnswer(taken == b"1", owner.decode(), expires_in, was_held=held == b"1")
+        return _answer(self._connections.call(_ACQUIRE, self.request_keys(request), request_arguments(request)))
+
+    def acquire_and_push(self, request: LockRequest, *, target: str, message: str) -> LockAnswer:
+        if self.server is None:
+            raise NotImplementedError("On a cluster the lists of a broker lie on other nodes than the locks.")
+        keys = (*self.request_keys(request), target, self._call_memory())
+        arguments = (*request_arguments(request), message, MEMORY_OF_PUSHES)
+        return _answer(self._connections.call(_ACQUIRE_AND_PUSH, keys, arguments))
 
     def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:
         self._connections.post(_CONFIRM, (*self._held_by(owner), self._keys.lock(key)), (key, owner, _lasts(ttl)))
@@ -168,6 +176,12 @@ def request_arguments(request: LockRequest) -> tuple[Argument, ...]:
         request.payload or "",
         os.urandom(8).hex(),
     )
+
+
+def _answer(text: bytes) -> LockAnswer:
+    taken, held, lasts, owner = text.split(b" ", 3)
+    expires_in = None if lasts == b"-" else int(lasts) / MICROSECONDS
+    return LockAnswer(taken == b"1", owner.decode(), expires_in, was_held=held == b"1")
 
 
 def _lasts(ttl: timedelta | None) -> Argument:

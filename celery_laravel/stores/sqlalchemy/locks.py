@@ -33,6 +33,8 @@ class SQLLockStore:
     answer was lost.
     """
 
+    server = None
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rows = LockRows(database)
@@ -53,6 +55,9 @@ class SQLLockStore:
         parameters = _parameters(request)
         answer = self._take(connection, request, parameters) if request.slots == 1 else None
         return answer or self._take_slot(connection, request, parameters)
+
+    def acquire_and_push(self, request: LockRequest, *, target: str, message: str) -> LockAnswer:
+        raise NotImplementedError("A store in a database has no lists of a broker's.")
 
     def confirm(self, key: str, *, owner: str, ttl: timedelta | None) -> None:
         parameters = giving(key=key, owner=owner, ttl=_lasting(ttl))

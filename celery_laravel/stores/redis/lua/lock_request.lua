@@ -13,9 +13,9 @@ local function read_request(first)
     }
 end
 
--- Returns the hold and its owner: the one that was taken, or the one that ends first among those in the way.
-local function take_lock(key, request, now)
-    sweep(now)
+-- Returns the hold and its owner: the one that was taken, or the one that ends first among those in the way. What check
+-- raises, if given, is raised before anything is written.
+local function take_lock(key, request, now, check)
     local holds, count = read_lock(key, now)
     local mine = holds[request.owner]
     if mine and mine.token == request.token then return mine, request.owner end
@@ -32,6 +32,8 @@ local function take_lock(key, request, now)
         end
         return first, holder
     end
+    if check then check() end
+    sweep(now)
     local hold = {
         ends = request.lasts == FOR_EVER and FOR_EVER or now + request.lasts,
         taken = mine and mine.taken or score(now), lease = request.lease, token = request.token,
@@ -42,4 +44,12 @@ local function take_lock(key, request, now)
     expire_lock(key, holds)
     index_hold(KEYS[3], request.name, request.owner, hold)
     return hold, request.owner
+end
+
+-- What a caller is told of it, as a text: TAKEN HELD LASTS OWNER: 1 when it was taken, 1 when the owner held it already,
+-- how many microseconds the hold lasts or - for ever, and whose it is.
+local function lock_answer(request, hold, owner, now)
+    local taken = owner == request.owner
+    local lasts = hold.ends == FOR_EVER and "-" or string.format("%.0f", hold.ends - now)
+    return string.format("%d %s %s ", taken and 1 or 0, taken and hold.held or "0", lasts) .. owner
 end
