@@ -160,11 +160,13 @@ class OneStep:
         return publish_and_note
 
     def _keep(self, producer: Any, letters: list[Letter]) -> None:
-        form = _Form(self._app, producer.connection)
+        connection = producer.connection
+        form = _Form(self._app, connection)
+        lost = (*connection.connection_errors, *connection.channel_errors)
         try:
             if len(letters) == 1 and self._can_be_filled_in():
                 self._cut(form, producer, letters[0])
-        except (CeleryError, KombuError, OSError, *producer.connection.connection_errors):
+        except (CeleryError, KombuError, OSError, *lost):
             logger.debug("No form could be made of a message of %s", self._task.name, exc_info=True)
         for kind, other in list(self._known.items()):
             if not other.is_current(self._app, None):

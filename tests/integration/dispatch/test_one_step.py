@@ -23,7 +23,7 @@ from celery_laravel.dispatch.one_step import OneStep
 from celery_laravel.stores.factory import store_of
 from tests.stores.conftest import remove_keys
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.matrix]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ ARGUMENTS = st.lists(PLAIN | st.lists(PLAIN, max_size=2), max_size=4).map(tuple)
 KEYWORDS = st.dictionaries(st.text(min_size=1, max_size=5), PLAIN, max_size=2)
 
 
-@pytest.mark.parametrize("serializer", ["json", "pickle", "yaml"])
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_the_message_is_celerys(app: Celery, take: Any, pushed: list[str], serializer: str) -> None:
     app.conf.update(task_serializer=serializer, accept_content=[serializer])
     task = unique_task(app, tries=3)
