@@ -133,3 +133,29 @@ def failures() -> Iterator[list[BaseException]]:
     signals.job_failed.connect(receive)
     yield seen
     signals.job_failed.disconnect(receive)
+
+
+@pytest.fixture
+def starts(time: Clock) -> list[Any]:
+    """What each start of a job's code was for, and how long after the beginning."""
+    return []
+
+
+@pytest.fixture
+def make_job(app: Celery, time: Clock, starts: list[Any]) -> Callable[..., Any]:
+    """A function that makes a job behind middleware, which notes its starts."""
+    beginning = time.now
+
+    def make(*middleware: Any, **options: Any) -> Any:
+        @app.task(name="job", middleware=list(middleware), **options)
+        def job(number: int = 0, user: str = "ada") -> str:
+            starts.append((number, round(time.now - beginning, 3)))
+            return "ran"
+
+        return job
+
+    return make
+
+
+def counted(app: Celery, name: str, key: str = "60:") -> int:
+    return store_of(app).limits.look(f"limiter:{name}", key).count
