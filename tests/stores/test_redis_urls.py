@@ -58,6 +58,26 @@ def test_a_socket_takes_its_database_and_credentials_from_the_url() -> None:
 
 
 @pytest.mark.parametrize(
+    ("hosts", "database"),
+    [
+        ("sentinel://a:1", 0),
+        ("sentinel://a:1/", 0),
+        ("sentinel://a:1/3", 3),
+        ("sentinel://a:1;b:2/1", 1),
+        ("sentinel://a:1;sentinel://b:2/1", 1),
+        ("sentinel://a:1/1;sentinel://b:2", 1),
+        ("sentinel://a:1/1;sentinel://b:2/1", 1),
+        ("sentinel://:s3cret@a:1;sentinel://:s3cret@b/1", 1),
+    ],
+)
+def test_any_sentinel_of_a_url_may_name_the_database(hosts: str, database: int) -> None:
+    pool = connection_pool(f"{hosts}?master_name=m")
+    assert pool.connection_kwargs["db"] == database
+    known = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [node["host"] for node in known] == ["a", "b"][: len(known)]
+
+
+@pytest.mark.parametrize(
     ("url", "told"),
     [
         ("redis://localhost/0?visibility_timeout=5", "visibility_timeout"),
@@ -65,6 +85,8 @@ def test_a_socket_takes_its_database_and_credentials_from_the_url() -> None:
         ("redis://localhost/0?socket_timeout=soon", "socket_timeout"),
         ("sentinel://localhost:26379", "master_name"),
         ("sentinel://localhost:26379?master_name=m&bogus=1", "bogus"),
+        ("sentinel://a:1/1;b:2/2?master_name=m", "databases 1 and 2"),
+        ("sentinel://a:1;b:2/one?master_name=m", "cannot be read"),
         ("redis+socket:///run/redis.sock?bogus=1", "bogus"),
     ],
 )

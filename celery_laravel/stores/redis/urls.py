@@ -32,7 +32,9 @@ def connection_pool(url: str) -> Any:
 
     The options of the URL are redis-py's (``socket_timeout``, ``ssl_ca_certs``…).
     ``sentinel://`` takes ``master_name`` besides, and ``sentinel_password`` and
-    ``sentinel_username`` for the sentinels themselves.
+    ``sentinel_username`` for the sentinels themselves. Its sentinels are
+    separated by ``;``, each with ``sentinel://`` before it or not; any of them
+    may name the database (Celery goes by the first), and no two different ones.
 
     Raises:
         ConfigurationError: The URL cannot be read, or has an option that is not known.
@@ -54,7 +56,7 @@ def cluster_of(url: str) -> RedisCluster:
     from redis.cluster import ClusterNode, RedisCluster
 
     scheme, _, rest = url.partition("://")
-    nodes, query = _split_hosts(rest, scheme)
+    nodes, _, query = _split_hosts(rest, scheme)
     try:
         options = _options(f"redis://{nodes[0]}/0{query}")
         hosts = [urlsplit(f"redis://{node}") for node in nodes]
@@ -87,12 +89,15 @@ def _socket_options(url: str) -> dict[str, Any]:
 
 
 def _sentinel_pool(url: str) -> Any:
-    nodes, query = _split_hosts(url.removeprefix("sentinel://"), "sentinel")
+    nodes, databases, query = _split_hosts(url.removeprefix("sentinel://"), "sentinel")
     query, wanted = _take(query, "master_name", "sentinel_password", "sentinel_username", "ssl")
     if "master_name" not in wanted:
         msg = f"The store {without_password(url)!r} does not say which master: add '?master_name=mymaster' to it."
         raise ConfigurationError(msg)
-    database = urlsplit(url.rpartition(";")[2]).path.strip("/") or "0"
+    if len(databases) > 1:
+        msg = f"The store {without_password(url)!r} names the databases {' and '.join(sorted(databases))}: keep one."
+        raise ConfigurationError(msg)
+    database = int(databases.pop()) if databases else 0  # redis-py takes what is no number for 0
     options = _options(f"redis://{nodes[0]}/{database}{query}")
     for option in ("host", "port"):
         options.pop(option, None)
@@ -120,11 +125,12 @@ def _options(url: str) -> dict[str, Any]:
     return defaults | options
 
 
-def _split_hosts(rest: str, scheme: str) -> tuple[list[str], str]:
-    """``h1:1/0;sentinel://h2:2?x=y`` or ``h1:1,h2:2?x=y`` as hosts with their credentials, and the query with its ?."""
+def _split_hosts(rest: str, scheme: str) -> tuple[list[str], set[str], str]:
+    """Of ``h1:1;sentinel://h2:2/0?x=y`` or ``h1:1,h2:2?x=y`` hosts with credentials, databases, the query with its ?."""
     hosts, mark, query = rest.partition("?")
-    nodes = [host.removeprefix(f"{scheme}://").partition("/")[0] for host in re.split("[;,]", hosts)]
-    return [node for node in nodes if node] or ["localhost"], mark + query
+    parts = [host.removeprefix(f"{scheme}://").partition("/") for host in re.split("[;,]", hosts)]
+    databases = {path.strip("/") for _, _, path in parts} - {""}
+    return [node for node, _, _ in parts if node] or ["localhost"], databases, mark + query
 
 
 def _take(query: str, *names: str) -> tuple[str, dict[str, str]]:
