@@ -17,6 +17,10 @@ from celery_laravel.stores.factory import store_at, store_of
 from celery_laravel.stores.records import LockRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
     from celery_laravel.message.options import JobOptions
@@ -54,6 +58,30 @@ def store_for(task: Any) -> Store:
     if url is None:
         return store_of(task.app)
     return store_at(task.app, url, named_by=f"Task {task.name!r}: unique_via")
+
+
+def stores_of(app: Celery) -> list[Store]:
+    """The stores that keep an app's unique locks: its own, and those that its tasks name by ``unique_via``."""
+    elsewhere = [task for task in app.tasks.values() if _keeps_locks_elsewhere(task)]
+    return list({id(store): store for store in [store_of(app), *map(store_for, elsewhere)]}.values())
+
+
+def free_of_unknown_task(app: Celery, keys: Sequence[str], *, owner: str) -> None:
+    """Free the lock of a job whose task this process does not know, nor therefore where it is kept.
+
+    Every store that it knows is asked; a lock that is in none of them is told of, unless it has ended already.
+
+    Raises:
+        StoreUnavailableError: One did not answer. Those before it have freed what they held.
+    """
+    if not any([store.locks.release(keys, owner=owner) for store in stores_of(app)]):
+        logger.warning(
+            "The unique lock %s of job %s is in none of the stores that this worker knows: either it has ended, or the"
+            " job's task, which is not registered here, keeps it elsewhere by unique_via. There it is held until its"
+            " unique_for ends, or until 'celery laravel unlock' frees it.",
+            keys[0],
+            owner,
+        )
 
 
 def lease_for(task: Any, header: Header, job_id: str) -> LockRequest | None:
@@ -112,3 +140,8 @@ def keys_of(running: RunningJob) -> list[str]:
     if running.options.unique != LATEST:
         return [key]
     return list(dict.fromkeys([key, running_key(key), arguments_key(running.id)]))
+
+
+def _keeps_locks_elsewhere(task: Any) -> bool:
+    options = getattr(task, "job_options", None)
+    return options is not None and options.unique_via is not None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery_laravel.attempt.unique import store_for
-from celery_laravel.stores.factory import store_of
+from celery_laravel.attempt.unique import stores_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -48,12 +47,4 @@ class Locks:
         return sum([store.free(key) for store in self._stores()]) > 0
 
     def _stores(self) -> list[LockStore]:
-        """The app's store, and those of its tasks that keep their unique locks elsewhere."""
-        elsewhere = [task for task in self._app.tasks.values() if _keeps_locks_elsewhere(task)]
-        stores = {id(store): store for store in [store_of(self._app), *map(store_for, elsewhere)]}
-        return [store.locks for store in stores.values()]
-
-
-def _keeps_locks_elsewhere(task: Any) -> bool:
-    options = getattr(task, "job_options", None)
-    return options is not None and options.unique_via is not None
+        return [store.locks for store in stores_of(self._app)]

@@ -123,8 +123,10 @@ class Debts:
         """
         if debt.unlock:
             task = self._app.tasks.get(debt.task)
-            store = self._store() if task is None else unique.store_for(task)
-            store.locks.release(debt.unlock, owner=debt.job_id)
+            if task is None:
+                unique.free_of_unknown_task(self._app, debt.unlock, owner=debt.job_id)
+            else:
+                unique.store_for(task).locks.release(debt.unlock, owner=debt.job_id)
         if debt.member is not None or debt.attempt is not None:
             change = self._store().settle(member=debt.member, attempt=debt.attempt, keep=self._keep_ended)
             self._callbacks.after(change)

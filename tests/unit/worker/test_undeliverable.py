@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.exceptions import NotRegistered
 
-from celery_laravel import Bus, signals
+from celery_laravel import Bus, Job, signals
+from celery_laravel.attempt import unique
 from celery_laravel.job.undeliverable import settle_undeliverable
 from celery_laravel.message.header import read_header
 
@@ -71,6 +72,29 @@ def test_a_job_whose_task_was_unknown_can_be_tried_again_as_it_was(app: Celery, 
     assert (after.batch_id, after.index, after.turn) == (before.batch_id, before.index, 1)
     batch = batch.fresh()
     assert (batch.failed_jobs, batch.skipped_jobs, batch.pending_jobs) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_unique_lock_that_is_kept_elsewhere_is_freed_where_another_task_names_the_place(
+    app: Celery, messages: Any, caplog: pytest.LogCaptureFixture, is_known: bool
+) -> None:
+    @app.task(base=Job, name="gone", unique=True, unique_via="memory://elsewhere", shared=False)
+    def gone() -> None: ...
+
+    via = {"unique": True, "unique_via": "memory://elsewhere"} if is_known else {}
+
+    @app.task(base=Job, name="other", shared=False, **via)
+    def other() -> None: ...
+
+    locks = unique.store_for(gone).locks
+    job = gone.delay()
+    app.tasks.pop("gone")
+    [message] = messages()
+    settle_undeliverable(app, message, NotRegistered("gone"))
+
+    assert [lock.owner for lock in locks.all()] == ([] if is_known else [job.id])
+    assert ("unique:gone" in caplog.text and "unique_via" in caplog.text) is not is_known
+    assert Bus(app).failed.count() == 1
 
 
 def test_a_message_that_is_none_of_the_librarys_is_celerys_alone(
