@@ -69,12 +69,12 @@ def stores_of(app: Celery) -> list[Store]:
 def free_of_unknown_task(app: Celery, keys: Sequence[str], *, owner: str) -> None:
     """Free the lock of a job whose task this process does not know, nor therefore where it is kept.
 
-    Every store that it knows is asked; a lock that is in none of them is told of, unless it has ended already.
+    The stores that it knows are asked one after another. A lock that is in none of them is told of.
 
     Raises:
-        StoreUnavailableError: One did not answer. Those before it have freed what they held.
+        StoreUnavailableError: One did not answer, and those before it did not have the lock.
     """
-    if not any([store.locks.release(keys, owner=owner) for store in stores_of(app)]):
+    if not any(store.locks.release(keys, owner=owner) for store in stores_of(app)):
         logger.warning(
             "The unique lock %s of job %s is in none of the stores that this worker knows: either it has ended, or the"
             " job's task, which is not registered here, keeps it elsewhere by unique_via. There it is held until its"

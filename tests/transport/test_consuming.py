@@ -245,6 +245,28 @@ def test_direct_and_topic_exchanges_route_by_key_across_processes(connect: Calla
     assert sorted(collect(reader, queues, 2)) == ["k2", "worker.online"]
 
 
+def test_names_that_differ_by_a_blank_at_the_end_or_in_case_are_different_names(
+    connect: Callable[..., Connection],
+) -> None:
+    names = ["jobs", "jobs ", "jobs  ", "JOBS", "jobs\x01", " "]
+    connection = connect()
+    channel = connection.default_channel
+    exchange = Exchange("ledger", channel=channel)
+    exchange.declare()
+    for number, name in enumerate(names):
+        queue = Queue(name, exchange, routing_key=f"key{name}", channel=channel)
+        queue.declare()
+        exchange.publish(exchange.Message(str(number)), routing_key=f"key{name}")
+    bound = {(key, queue) for key, _, queue in connect().default_channel.get_table("ledger")}
+    assert bound == {(f"key{name}", name) for name in names}
+    for number, name in enumerate(names):
+        assert channel._size(name) == 1
+        assert channel.basic_get(name, no_ack=True).body == str(number).encode()
+        assert channel.basic_get(name) is None
+    channel.queue_delete("jobs ")
+    assert [channel._has_queue(name) for name in names] == [True, False, True, True, True, True]
+
+
 def test_an_unbound_queue_gets_nothing_more(connect: Callable[..., Connection]) -> None:
     connection, direct = connect(), Exchange("d", "direct")
     queue = Queue("one", direct, "k")(connection.default_channel)

@@ -126,7 +126,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _split_hosts(rest: str, scheme: str) -> tuple[list[str], set[str], str]:
-    """Of ``h1:1;sentinel://h2:2/0?x=y`` or ``h1:1,h2:2?x=y`` hosts with credentials, databases, the query with its ?."""
+    """``h1:1;sentinel://h2:2/0?x=y``, ``h1:1,h2:2?x=y`` as hosts with credentials, databases, the query with its ?."""
     hosts, mark, query = rest.partition("?")
     parts = [host.removeprefix(f"{scheme}://").partition("/") for host in re.split("[;,]", hosts)]
     databases = {path.strip("/") for _, _, path in parts} - {""}

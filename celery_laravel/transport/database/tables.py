@@ -20,9 +20,32 @@ _INNODB: dict[str, Any] = {
 _PAYLOAD = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
+class _MySQLName(sa.types.TypeDecorator[str]):
+    """A name as MySQL tells it from others.
+
+    Its usual collations find "a" when asked for "A", and this one takes "a "
+    for "a": a blank at the end is kept with a mark behind it. All other names
+    are kept as they are.
+    """
+
+    impl = mysql.VARCHAR
+    cache_ok = True
+    _mark = "\x01"
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length, collation="utf8mb4_bin")
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """The name as it is kept."""
+        return value + self._mark if value and value.endswith((" ", self._mark)) else value
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """The name as it was given."""
+        return value.removesuffix(self._mark) if value else value
+
+
 def _name(length: int) -> sa.types.TypeEngine[str]:
-    # MySQL's usual collations find "a" when asked for "A".
-    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+    return sa.String(length).with_variant(_MySQLName(length), "mysql", "mariadb")
 
 
 class Tables:
