@@ -89,9 +89,9 @@ class DelayThread(threading.Thread):
         while not self._is_over:
             self._wake.clear()
             has_more = False
+            with self._revoking.once():
+                self._mark_revoked()
             if not settings_of(self._app).store_is_untouched:
-                with self._revoking.once():
-                    self._mark_revoked()
                 with self._moving.once():
                     has_more = self._mover.move()
             if not has_more and not self._is_over:

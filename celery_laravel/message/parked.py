@@ -94,6 +94,8 @@ def marked_as_revoked(text: str) -> str:
         headers = data["headers"]
         header = headers.get(NAME) or {"v": VERSION}
         headers |= {NAME: {**header, "revoked": True}, "expires": _LONG_AGO}
+        if headers.get("eta") is not None:  # for which a worker would wait
+            headers["eta"] = None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidMessageError(f"A delayed message in the store cannot be read: {error}") from error
     return json.dumps(data)

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.imports import instantiate
+from kombu.exceptions import OperationalError
 
 from celery_laravel.errors import CeleryLaravelError, InvalidMessageError
 from celery_laravel.message.header import NAME
@@ -16,7 +17,7 @@ from celery_laravel.settings import settings_of
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from celery import Celery
@@ -46,7 +47,7 @@ class DelayedJobs:
 
     What waits elsewhere is not among them: a delay shorter than
     ``laravel_durable_delay`` waits in a worker, and the database broker keeps
-    delays in its own table.
+    delays in its own table; `cancel` reaches those too.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -69,7 +70,7 @@ class DelayedJobs:
     def cancel(self, job_id: str) -> bool:
         """Call a job off, for good; False when it does not wait.
 
-        It leaves the store at once and is settled as any revoked job by the
+        It leaves where it waits at once and is settled as any revoked job by the
         next worker: its state is ``REVOKED``, its batch has counted it, its
         chain has failed, its unique lock is free.
         """
@@ -77,7 +78,40 @@ class DelayedJobs:
 
 
 def revoke_waiting(app: Celery, job_ids: Iterable[str]) -> int:
-    """Mark jobs that wait in the store as revoked; return how many messages there are of them. Twice is once."""
+    """Mark delayed jobs that wait in the store, or in a broker that keeps delays, as revoked.
+
+    Returns how many messages there were of them. Twice is once.
+
+    Raises:
+        StoreUnavailableError: The store did not answer; brokers have been asked.
+        OperationalError: A broker did not answer; the store has been asked.
+    """
+    ids = list(job_ids)
+    try:
+        revoked = 0 if settings_of(app).store_is_untouched else _revoke_in_store(app, ids)
+    finally:
+        kept = _revoke_in_brokers(app, ids)
+    return revoked + kept
+
+
+def _revoke_in_brokers(app: Celery, job_ids: Sequence[str]) -> int:
+    """Mark what waits in the app's brokers: its own, and those of ``laravel_connections``."""
+    revoked = 0
+    for url in (None, *settings_of(app).connections.values()):
+        connection = app.connection_for_write(url)
+        if not getattr(connection.get_transport_cls(), "keeps_delays", False):
+            continue
+        with connection:
+            connection.connect()
+            for job_id in job_ids:
+                try:
+                    revoked += connection.transport.change_waiting(job_id, marked_as_revoked)
+                except InvalidMessageError:
+                    logger.exception("The delayed job %s cannot be revoked", job_id)
+    return revoked
+
+
+def _revoke_in_store(app: Celery, job_ids: Sequence[str]) -> int:
     delays = store_of(app).delays
     revoked = 0
     for job_id in job_ids:
@@ -92,7 +126,7 @@ def revoke_waiting(app: Celery, job_ids: Iterable[str]) -> int:
 
 
 def remember_revocations(app: Celery) -> None:
-    """Have ``app.control.revoke`` mark jobs that wait in the store too, so that no worker need remember them."""
+    """Have ``app.control.revoke`` mark jobs where they wait to be due, so that no worker need remember them."""
     app.control_cls = partial(_make_control, app.control_cls)
     if "control" in app.__dict__:  # a cached property
         _give_memory(app.control)
@@ -116,13 +150,14 @@ def _give_memory(control: Any) -> None:
     @wraps(revoke)
     def revoke_and_remember(task_id: Any, *args: Any, **kwargs: Any) -> Any:
         answer = revoke(task_id, *args, **kwargs)
-        if not settings_of(app).store_is_untouched:
-            try:
-                revoke_waiting(app, job_ids_of(task_id))
-            except CeleryLaravelError as error:
-                logger.warning(
-                    "The workers have been told to revoke %s; the store, where it may wait, has not: %s", task_id, error
-                )
+        try:
+            revoke_waiting(app, job_ids_of(task_id))
+        except (CeleryLaravelError, OperationalError) as error:
+            logger.warning(
+                "The workers have been told to revoke %s; where it may wait until it is due, it is not marked: %s",
+                task_id,
+                error,
+            )
         return answer
 
     control.revoke = revoke_and_remember

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -248,6 +249,42 @@ def test_an_eta_without_a_zone_is_never_delivered_late(clock: Clock, channel: An
     naive = datetime.fromtimestamp(clock.time, tz=timezone.utc).replace(tzinfo=None) + timedelta(hours=13)
     put(channel, 1, headers={"eta": naive.isoformat()})
     assert get(channel).payload == 1
+
+
+def test_a_delayed_message_is_found_by_its_jobs_id_and_changed_where_it_waits(
+    clock: Clock, connect: Callable[..., Connection], channel: Any
+) -> None:
+    def change(text: str) -> str:
+        data = json.loads(text)
+        return json.dumps({**data, "headers": {**data["headers"], "changed": True}})
+
+    transport = connect().channel().connection
+    for job_id in ("one", "two", "two", "x" * 300, "nul\x00", "lone\udc80"):
+        put(channel, job_id.encode("utf-8", "replace").hex(), headers={"id": job_id, **eta(clock, 60)})
+    put(channel, "ready", headers={"id": "one"})
+    headers = {"id": "bulk", **eta(clock, 60)}
+    bulk = {"body": "", "headers": headers, "properties": {"delivery_info": {}}}
+    texts = [json.dumps({**bulk, "headers": {**headers, "id": f"bulk{number}"}}) for number in range(2)]
+    channel.put_many([("jobs", bulk, text) for text in texts])
+
+    found = {job_id: transport.change_waiting(job_id, change) for job_id in ("one", "two", "bulk", "bulk1", "none")}
+    assert found == {"one": 1, "two": 2, "bulk": 0, "bulk1": 1, "none": 0}
+    assert ready(channel) == 5
+    messages = [get(channel) for _ in range(5)]
+    ids = [(message.headers["id"], message.headers.get("changed")) for message in messages]
+    assert sorted(ids, key=str) == [("bulk1", True), ("one", None), ("one", True), ("two", True), ("two", True)]
+    assert transport.change_waiting("two", change) == 0, "a worker holds them"
+    clock.advance(61)
+    assert ready(channel) == 4
+
+
+def test_a_change_that_raises_leaves_a_delayed_message_as_it_was(clock: Clock, channel: Any) -> None:
+    put(channel, "later", headers={"id": "one", **eta(clock, 60)})
+    with pytest.raises(KeyError):
+        channel.connection.change_waiting("one", {}.__getitem__)
+    assert ready(channel) == 0
+    clock.advance(61)
+    assert get(channel).payload == "later"
 
 
 def test_the_next_due_message_is_known(clock: Clock, channel: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_laravel import install
 from tests.support.worker import wait_until
 from tests.transport.conftest import APP
 
@@ -218,3 +219,29 @@ def test_a_delayed_task_is_in_the_table_and_survives_a_restart(
         assert contents.left() == 1
         running.restart()
         record.wait_for(f"later {running.name}")
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_a_delayed_task_that_was_revoked_never_runs_whichever_workers_are_restarted(
+    app: Celery, worker: StartWorker, record: Record, contents: Contents, has_library: bool
+) -> None:
+    """A client that has the library needs no worker for it; one that has not needs any worker."""
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_declare("celery")  # no worker has
+    revoked = send(app, "note", "never", countdown=3600)
+    if has_library:
+        app.conf.laravel_store = "memory://"
+        install(app)
+        app.control.revoke(revoked.id)
+    else:
+        with worker("-Q", "elsewhere", pool="solo", transport="safe") as other:
+            app.control.broadcast("revoke", arguments={"task_id": revoked.id})
+            wait_until(lambda: contents.waiting() == 1)
+            other.kill()
+    assert (contents.waiting(), contents.left()) == (1, 1)
+    with worker(pool="solo", transport="safe") as running:
+        wait_until(lambda: contents.left() == 0)
+        send(app, "note", "last")
+        record.wait_for(f"last {running.name}")
+        assert f"Discarding revoked task: {APP}.note[{revoked.id}]" in running.log_text()
+    assert list(notes(record)) == ["last"]

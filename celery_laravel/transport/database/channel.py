@@ -13,7 +13,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments
 
 from celery_laravel import clock
 from celery_laravel.transport.database.consuming import Consuming
-from celery_laravel.transport.database.payload import encode
+from celery_laravel.transport.database.payload import encode, with_text
 from celery_laravel.transport.database.publish_batch import PublishBatch
 from celery_laravel.transport.database.qos import QoS
 
@@ -85,7 +85,7 @@ class Channel(virtual.Channel):
         alike: dict[int, NewMessage] = {}
         for queue, message, text in letters:
             row = alike.get(id(message)) or alike.setdefault(id(message), self._row(queue, message))
-            rows.append(row if text is None else {**row, "payload": text})
+            rows.append(row if text is None else with_text(row, text))
         self.messages.publish(rows)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:

@@ -9,6 +9,8 @@ from celery.utils.time import maybe_iso8601
 from kombu.log import get_logger
 from kombu.utils.json import dumps, loads
 
+from celery_laravel.transport.database.tables import LONGEST_TASK_ID
+
 if TYPE_CHECKING:
     from celery_laravel.transport.database.messages import NewMessage, Reserved
 
@@ -20,7 +22,15 @@ _EARLIEST_ZONE = timezone(timedelta(hours=14))
 
 def encode(queue: str, message: dict[str, Any], *, priority: int) -> NewMessage:
     """Make a row of a message; one with an ETA is to stay hidden until then."""
-    return {"queue": queue, "priority": priority, "due": _due(message), "payload": dumps(message)}
+    due = _due(message)
+    task_id = _task_id(message) if due else None
+    return {"queue": queue, "priority": priority, "due": due, "payload": dumps(message), "task_id": task_id}
+
+
+def with_text(row: NewMessage, text: str) -> NewMessage:
+    """The row of a message that is another's but for its text."""
+    task_id = _task_id(loads(text)) if row["due"] else None
+    return {**row, "payload": text, "task_id": task_id}
 
 
 def decode(reserved: Reserved) -> dict[str, Any]:
@@ -48,6 +58,14 @@ def decode(reserved: Reserved) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not a message: {error!r}") from error
     return cast("dict[str, Any]", raw)
+
+
+def _task_id(message: dict[str, Any]) -> str | None:
+    """The id by which a revocation finds a message; None where it has none that a column can keep."""
+    task_id = (message.get("headers") or {}).get("id")
+    if not isinstance(task_id, str) or not 0 < len(task_id) < LONGEST_TASK_ID or not task_id.isprintable():
+        return None
+    return task_id
 
 
 def _due(message: dict[str, Any]) -> float:

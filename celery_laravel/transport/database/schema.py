@@ -21,7 +21,21 @@ def _create(connection: Connection, tables: Tables) -> None:
     tables.metadata.create_all(connection)
 
 
-STEPS: Mapping[int, Callable[[Connection, Tables], None]] = {1: _create}
+def _add_task_id(connection: Connection, tables: Tables) -> None:
+    """Add the column by which delayed messages are found, where `_create` of an older version left it out."""
+    messages = tables.messages
+    column = messages.c.task_id
+    found = sa.inspect(connection)
+    if column.name not in {known["name"] for known in found.get_columns(messages.name)}:
+        preparer = connection.dialect.identifier_preparer
+        kind = column.type.compile(connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {preparer.format_table(messages)} ADD COLUMN {column.name} {kind}")
+    for index in messages.indexes:
+        if index.name not in {known["name"] for known in found.get_indexes(messages.name)}:
+            index.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection, Tables], None]] = {1: _create, 2: _add_task_id}
 """What brings the tables from the version before to each version."""
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+LONGEST_TASK_ID = 255
 
 # SQLite numbers rows by itself for this very type alone.
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -54,7 +56,8 @@ class Tables:
     ``messages.visible_at`` is the one column that says when a message may be
     taken: at once, at its ETA, or when the lease of the worker that holds it
     runs out. ``ready_at`` remembers its place in the queue, for a message that
-    is handed back.
+    is handed back. ``task_id`` is given for delayed messages alone, by which a
+    revocation finds them.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -71,6 +74,7 @@ class Tables:
             sa.Column("returned", sa.Integer, nullable=False),
             sa.Column("lease", _name(64)),
             sa.Column("payload", _PAYLOAD, nullable=False),
+            sa.Column("task_id", _name(LONGEST_TASK_ID)),
             # An id is never given twice: a late acknowledgement must not hit another message.
             sqlite_autoincrement=True,
             # Every row is dead soon; what is dead is in the way of whoever asks for the next.
@@ -79,6 +83,8 @@ class Tables:
         )
         columns = self.messages.c
         sa.Index(f"{prefix}messages_next", columns.queue, columns.priority, columns.visible_at, columns.id)
+        has_task_id = columns.task_id.is_not(None)
+        sa.Index(f"{prefix}messages_task_id", columns.task_id, postgresql_where=has_task_id, sqlite_where=has_task_id)
         self.queues = sa.Table(
             f"{prefix}queues",
             self.metadata,

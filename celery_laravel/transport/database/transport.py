@@ -35,7 +35,7 @@ from celery_laravel.transport.database.waker import Waker
 from celery_laravel.transport.keeper import LeaseKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from kombu import Connection as KombuConnection
 
@@ -152,6 +152,15 @@ class Transport(virtual.Transport):
         url = sqlalchemy.make_url(self.url)
         shown = url.render_as_string(hide_password=not include_password)
         return PREFIX + (shown if include_password else shown.replace(":***@", f":{mask}@", 1))
+
+    # -- what waits
+
+    def change_waiting(self, task_id: str, change: Callable[[str], str]) -> int:
+        """Change the texts of a job's delayed messages, and let them be taken at once; return how many there were.
+
+        Those that a worker holds are left alone.
+        """
+        return self.messages.change_waiting(task_id, change)
 
     # -- leases
 

@@ -192,7 +192,7 @@ def test_revoking_by_the_app_marks_what_waits_and_outlives_a_store_that_is_away(
     monkeypatch.setattr(store_of(app).delays, "find", away)
     app.control.revoke(["b"])
     assert told == ["a", "a", ["b"]]
-    assert "the store, where it may wait, has not" in caplog.text
+    assert "where it may wait until it is due, it is not marked" in caplog.text
 
 
 def test_a_job_that_waits_twice_is_called_off_twice(app: Celery) -> None:

@@ -18,7 +18,8 @@ from celery_laravel import clock
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.transport.database.dialects.selection import in_one_statement, leased, next_messages, returned
 from celery_laravel.transport.database.errors import BrokerUnavailableError, BrokerUnusableError
-from celery_laravel.transport.database.schema import check_version, upgrade
+from celery_laravel.transport.database.schema import check_version, current, upgrade
+from celery_laravel.transport.database.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -217,7 +218,7 @@ class SQLiteDialect:
                 continue
             break
         shown = str(self.path)
-        if not sa.inspect(connection).has_table(tables.schema.name):
+        if current(connection, tables) < SCHEMA_VERSION:
             with self.migrating(connection, tables):
                 upgrade(connection, tables, shown)
         newest = "Use one version of celery-laravel for all processes of this broker"
