@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # More for the tool in question, as in: make test ARGS="-k batch -x"
 ARGS ?=
-MATRIX ?= 5.5 5.6 5.7
+MATRIX ?= oldest 5.5 5.6 5.7
 TOGETHER ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -69,11 +69,11 @@ docs: $(VENV)/.dev ## Build the documentation, and run the code in it
 	@$(BIN)/python -m pytest -p no:randomly --doctest-modules --ignore-glob='*/migrations/*' celery_laravel docs README.md $(ARGS)
 	@echo "Built: docs/_build/html/index.html"
 
-matrix: $(VENV)/.dev ## Run the tests that depend on Celery with 5.5, 5.6 and 5.7
-	@scripts/matrix $(MATRIX)
+matrix: $(VENV)/.dev ## Run the tests that depend on Celery with each version, and with the oldest of everything
+	@PYTEST_ARGS="$(ARGS)" scripts/matrix $(MATRIX)
 
 matrix-short: $(VENV)/.dev
-	@scripts/matrix --short $(MATRIX)
+	@PYTEST_ARGS="$(ARGS)" scripts/matrix --short $(MATRIX)
 
 celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 	@mkdir -p build && SUITE_WORK=build/celery-suite tests/celery_suite/run.sh unit celery_laravel:Job .

@@ -98,8 +98,8 @@ def _revoke_in_brokers(app: Celery, job_ids: Sequence[str]) -> int:
     """Mark what waits in the app's brokers: its own, and those of ``laravel_connections``."""
     revoked = 0
     for url in (None, *settings_of(app).connections.values()):
-        connection = app.connection_for_write(url)
-        if not getattr(connection.get_transport_cls(), "keeps_delays", False):
+        connection = _keeper_of_delays(app, url)
+        if connection is None:
             continue
         with connection:
             connection.connect()
@@ -109,6 +109,15 @@ def _revoke_in_brokers(app: Celery, job_ids: Sequence[str]) -> int:
                 except InvalidMessageError:
                     logger.exception("The delayed job %s cannot be revoked", job_id)
     return revoked
+
+
+def _keeper_of_delays(app: Celery, url: str | None) -> Any:
+    """A connection to a broker, unconnected; None where delays do not wait in it."""
+    try:
+        connection = app.connection_for_write(url)
+        return connection if getattr(connection.get_transport_cls(), "keeps_delays", False) else None
+    except (ImportError, KeyError):
+        return None  # its package is missing here: another process has it
 
 
 def _revoke_in_store(app: Celery, job_ids: Sequence[str]) -> int:

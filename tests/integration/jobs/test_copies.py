@@ -41,7 +41,7 @@ def kombus_redis(make_lab: MakeLab) -> Lab:
 
 
 def wait_for_copy(lab: Lab, workers: list[RunningWorker]) -> None:
-    """Wait until a copy was refused. kombu before 5.7 looks for what is overdue only every 100 seconds, so this does."""
+    """Wait until a copy was refused. Older kombus look for what is overdue every 100 seconds, so this does it."""
     with lab.app.connection_for_write() as connection:
         qos = connection.default_channel.qos
 

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +194,50 @@ def test_revoking_by_the_app_marks_what_waits_and_outlives_a_store_that_is_away(
     app.control.revoke(["b"])
     assert told == ["a", "a", ["b"]]
     assert "where it may wait until it is due, it is not marked" in caplog.text
+
+
+def test_revoking_reaches_what_waits_in_the_table_of_another_broker(
+    make_app: Callable[..., Celery], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = {"lacking": "sqs://", "table": f"database+sqlite:///{tmp_path}/other.db"}
+    app = install(make_app(laravel_connections=connections))
+
+    @app.task(name="job", shared=False)
+    def job() -> None: ...
+
+    monkeypatch.setattr(app.control, "broadcast", lambda *_, **__: None)
+    with app.connection_for_write(connections["table"]) as connection:
+        for job_id in "abc":
+            job.apply_async(countdown=3600, task_id=job_id, connection=connection)
+        app.control.revoke(["a", "x"])
+        assert [Bus(app).delayed.cancel(job_id) for job_id in "bx"] == [True, False]
+        channel = connection.default_channel
+        found = [channel.basic_get(app.main, no_ack=True) for _ in range(3)]
+    assert sorted(
+        (one.headers["id"], is_marked_as_revoked(one.headers), one.headers["eta"]) for one in found if one
+    ) == [
+        ("a", True, None),
+        ("b", True, None),
+    ]
+    assert caplog.text == ""
+
+
+def test_a_table_that_is_away_does_not_keep_the_store_from_being_told(
+    make_app: Callable[..., Celery], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = {"table": f"database+sqlite:///{tmp_path}/nowhere/other.db"}
+    app = install(make_app(laravel_connections=connections, laravel_durable_delay=0))
+
+    @app.task(name="job", shared=False)
+    def job() -> None: ...
+
+    monkeypatch.setattr(app.control, "broadcast", lambda *_, **__: None)
+    job.apply_async(countdown=3600, task_id="job")
+    app.control.revoke("job")
+    waiting = Bus(app).delayed.find("job")
+    assert waiting is not None
+    assert waiting.revoked
+    assert "it is not marked" in caplog.text
 
 
 def test_a_job_that_waits_twice_is_called_off_twice(app: Celery) -> None:
