@@ -16,6 +16,7 @@ from celery_laravel.job import Job
 from celery_laravel.stores.factory import forget_stores
 from celery_laravel.testing.processes import free_port
 from celery_laravel.transport.database.errors import BrokerUnusableError
+from celery_laravel.transport.database.tables import SCHEMA_VERSION
 
 
 def run(app: Celery, *arguments: str) -> Result:
@@ -105,7 +106,7 @@ def test_a_broker_without_tables_says_what_to_run_and_that_makes_them(postgresql
     app = install(make_app(broker_url=broker, broker_transport_options=options, laravel_store="memory://"))
     with pytest.raises(BrokerUnusableError, match="laravel migrate"):
         app.send_task("any")
-    assert run(app, "migrate").stdout.splitlines()[-1] == f"{broker}: migrated to 1."
+    assert run(app, "migrate").stdout.splitlines()[-1] == f"{broker}: migrated to {SCHEMA_VERSION}."
     app.send_task("any")
     assert run(app, "migrate").stdout.splitlines()[-1] == f"{broker}: up to date."
     app.close()

@@ -243,7 +243,7 @@ def test_tables_of_a_newer_version_are_refused(connect: Callable[..., Connection
     publish(connection)
     connection.close()
     with closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE celery_broker_schema SET version = 99")
+        other.execute("INSERT INTO celery_broker_schema VALUES (99)")
         other.commit()
     assert "version 99" in refusal(connection, BrokerUnusableError)
 
