@@ -34,7 +34,7 @@ _DELAYS = "celery_laravel.bootsteps.delays:Delays"
 _DUE_CALLBACKS = "celery_laravel.bootsteps.due_callbacks:DueCallbacks"
 _LEASES = "celery_laravel.bootsteps.leases:Leases"
 _REPORT = "celery_laravel.bootsteps.report:Report"
-_PACK_MEMORY = "celery_laravel.bootsteps.packs:PackMemory"
+_SHARED_MEMORY = "celery_laravel.bootsteps.memory:SharedMemory"
 _PACKS = "celery_laravel.bootsteps.packs:Packs"
 _UNDELIVERABLE = "celery_laravel.bootsteps.undeliverable:Undeliverable"
 _BAD_MESSAGES = "celery_laravel.bootsteps.bad_messages:BadMessages"
@@ -75,7 +75,7 @@ def install(app: Celery) -> Celery:
     for task in list(tasks.values()):
         if _adopt(task) and task.__bound__:
             task.bind(app)
-    app.steps["worker"].update((_ATTEMPT_OPTIONS, _PACK_MEMORY))
+    app.steps["worker"].update((_ATTEMPT_OPTIONS, _SHARED_MEMORY))
     app.steps["consumer"].update((_DELAYS, _DUE_CALLBACKS, _LEASES, _PACKS, _REPORT, _UNDELIVERABLE))
     app.steps["consumer"].add(_BAD_MESSAGES)
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])

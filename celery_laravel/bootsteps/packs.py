@@ -1,4 +1,4 @@
-"""What a worker does for packs: memory that it shares with its children, and a look at them every now and then."""
+"""What a worker does for packs: a look at them every now and then."""
 
 from __future__ import annotations
 
@@ -9,20 +9,12 @@ from celery import bootsteps
 
 from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.worker.pack_request import look_after_packs
-from celery_laravel.worker.pack_slots import share
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.5
 """Seconds between two looks: so much later a hard limit may strike, or a revocation reach a pack. A look costs nothing
 while there is no pack, and never asks the store."""
-
-
-class PackMemory(bootsteps.Step):
-    """Makes the memory before the worker's pool does its children."""
-
-    def __init__(self, worker: Any, **_: Any) -> None:
-        share()
 
 
 class Packs(bootsteps.StartStopStep):

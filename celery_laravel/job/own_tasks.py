@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_laravel.attempt.running_job import RunningJob
+    from celery_laravel.worker.endings import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +47,27 @@ def add_own_tasks(app: Celery, base: type) -> None:
 
 
 def announce(
-    task: Any, request: Any, running: RunningJob, error: BaseException | None, withheld: events.Withheld
+    task: Any,
+    request: Any,
+    running: RunningJob,
+    error: BaseException | None,
+    withheld: events.Withheld,
+    *,
+    told: Ending | None = None,
 ) -> None:
     """Have a child call the ``failed`` hook of a job that the worker's parent has settled, and its signals' receivers.
 
     It is sent under an id made from the job's, under which it is done once.
-    Nothing is sent where there is nothing to call.
+    Nothing is sent where there is nothing to call; a hook that the job's own
+    process has ``told`` to have called is not called again.
 
     Raises:
         Exception: Whatever keeps the message from being published.
     """
-    calls_hook = error is not None and running.options.failed is not None
+    calls_hook = error is not None and running.options.failed is not None and told is None
     if not (calls_hook or withheld):
         return
-    told = {
+    content = {
         "task": task.name,
         "payload": payload_of(task, request, running.header),
         "error": None if error is None else exception_to_data(error),
@@ -67,7 +75,7 @@ def announce(
         "signals": [signal.name for signal, _, _ in withheld],
         "batch_id": running.header.batch_id,
     }
-    _tell(task.app, request, f"{running.id}:settled:{running.header.turn}", told)
+    _tell(task.app, request, f"{running.id}:settled:{running.header.turn}", content)
 
 
 def announce_batch(app: Celery, request: Any, batch_id: str) -> None:

@@ -12,6 +12,7 @@ from celery_laravel.job.speaking import SpeakingJob
 from celery_laravel.message.header import has_header
 from celery_laravel.worker.admission import last_known_arguments
 from celery_laravel.worker.conclusion import unstarted
+from celery_laravel.worker.endings import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,17 +55,22 @@ class SettledJob(SpeakingJob):
         """Give up the starts that limiters keep for a job that has been revoked or has expired."""
         self._runtime.settlement.give_up_slots(unstarted(self, request))
 
-    def settle_without_child(self, request: Any, error: Exception | None) -> None:
+    def settle_without_child(self, request: Any, error: Exception | None, told: Ending | None = None) -> bool:
         """Settle a job in the worker's parent, its own process being gone; without ``error`` it had succeeded.
 
         None of the users' code runs here: the ``failed`` hook, and receivers of
-        signals, are called by a job of their own.
+        signals, are called by a job of their own, save for those that the job's
+        process has ``told`` to have called. False when neither the store nor the
+        broker has taken note of a success.
         """
         runtime = self._runtime
         if self._is_plain(request, runtime):
-            return
+            return True
+        is_taken = True
         running = unstarted(self, request)
-        running.is_durable, running.is_orphan = self.counts_starts, True
+        header = running.header
+        running.is_durable = self.counts_starts or header.is_counted or header.callback is not None
+        running.is_orphan = True
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.push_request(**vars(request))
         try:
@@ -73,13 +79,15 @@ class SettledJob(SpeakingJob):
             args, kwargs = last_known_arguments(self, top, running, args, kwargs)
             with events.withheld() as withheld:
                 if error is None:
-                    runtime.settlement.succeeded(self, running, args, kwargs)
+                    is_taken = runtime.settlement.succeeded(self, running, args, kwargs)
                 else:
-                    runtime.settlement.failed(self, top, running, error, args, kwargs)
+                    if told is not Ending.ANNOUNCED:  # its record may have been retried since
+                        runtime.settlement.failed(self, top, running, error, args, kwargs)
                     runtime.settlement.finished(self, running)
-            announce(self, top, running, error, withheld)
+            announce(self, top, running, error, withheld, told=told)
         finally:
             self.pop_request()
+        return is_taken
 
     def is_managed(self, request: Any) -> bool:
         """Whether anything asks for this library: an option, a default, or the request's header."""

@@ -137,6 +137,7 @@ def _release(  # noqa: PLR0917  the parts of one attempt
             return Reject(unsent, requeue=True)
         settlement.failed(task, request, running, unsent, *arguments)
         return unsent
+    settlement.put_back(running)
     args, kwargs = arguments
     events.send(events.job_released, task, task_id=running.id, args=args, kwargs=kwargs, delay=outcome.delay)
     return Retry(None if outcome.error else "released", exc=outcome.error, when=outcome.delay, sig=signature)
@@ -160,6 +161,7 @@ def _pass_on(  # noqa: PLR0917  the parts of one attempt
         return
     if isinstance(signal, Retry):
         if not request.is_eager:
+            settlement.put_back(running)
             settlement.released(running, Released(0.0, counts=False))
     elif isinstance(signal, Reject):
         if signal.requeue:

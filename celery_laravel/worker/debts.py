@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -45,6 +46,14 @@ PATIENCE = 10.0
 _OUTAGES = (StoreUnavailableError, OperationalError)
 """The second is the broker's, which has not taken what a failure or a batch sends."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+class Payment(Enum):
+    """Who has taken a debt."""
+
+    PAID = "the store"
+    KEPT = "the broker, until the store is back"
+    OWED = "nobody"
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,8 @@ class Debts:
         if debt.record is not None:
             self._failed_jobs().record(debt.record)
 
-    def pay_surely(self, debt: Debt, request: Any, *, patience: float, gives_up: bool) -> bool:
-        """Pay a debt of the running job, whose message is ``request``'s; False when it is not paid yet.
+    def pay_surely(self, debt: Debt, request: Any, *, patience: float, gives_up: bool) -> Payment:
+        """Pay a debt of the running job, whose message is ``request``'s, and return who has taken it.
 
         The store is tried alone for ``patience`` seconds, and the broker beside
         it from then on. Returns when either has taken the debt, or when neither
@@ -152,16 +161,19 @@ class Debts:
             except SoftTimeLimitExceeded:
                 continue
 
-    def _insist(self, debt: Debt, request: Any, deadline: float, *, gives_up: bool) -> bool:
+    def _insist(self, debt: Debt, request: Any, deadline: float, *, gives_up: bool) -> Payment:
         pause = _SHORTEST_PAUSE
         while True:
             try:
                 self.pay(debt)
             except _OUTAGES as error:
-                if time.monotonic() >= deadline and (self._hand_over(debt, request, error) or gives_up):
-                    return False
+                if time.monotonic() >= deadline:
+                    if self._hand_over(debt, request, error):
+                        return Payment.KEPT
+                    if gives_up:
+                        return Payment.OWED
             else:
-                return True
+                return Payment.PAID
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -10,6 +10,7 @@ from celery.signals import task_failure, task_revoked
 
 if TYPE_CHECKING:
     from celery_laravel.message.packs import Packed
+    from celery_laravel.worker.endings import Ending
 
 
 def revoke(task: Any, member: Packed, error: Exception) -> None:
@@ -21,8 +22,11 @@ def revoke(task: Any, member: Packed, error: Exception) -> None:
     task.settle_without_child(context, error)
 
 
-def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = False) -> None:
-    """End a member that has failed without Celery's tracer; ``is_settled`` if only Celery does not know of it."""
+def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = False, told: Ending | None = None) -> None:
+    """End a member that has failed without Celery's tracer; ``is_settled`` if only Celery does not know of it.
+
+    ``told`` is how far its process has come with that.
+    """
     context = Context(member.request)
     try:
         raise error
@@ -41,7 +45,7 @@ def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = Fals
         einfo=info,
     )
     if not is_settled:
-        task.settle_without_child(context, error)
+        task.settle_without_child(context, error, told)
 
 
 def _stores_errors(task: Any, context: Context) -> bool:

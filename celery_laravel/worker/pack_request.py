@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 from celery.worker.strategy import default
@@ -21,6 +22,7 @@ from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.packs import Pack, read_pack
 from celery_laravel.worker import leases, pack_ends
 from celery_laravel.worker.defaults import defaults_of, timeout_of
+from celery_laravel.worker.endings import Ending, told
 from celery_laravel.worker.pack_slots import shared
 from celery_laravel.worker.request import JobRequest
 from celery_laravel.worker.strategy import twin_of
@@ -129,14 +131,21 @@ class PackRequest(JobRequest):
     def _killed_for_limit(self, member: Packed, limit: float, running: Packed | None) -> None:
         """Fail the member, unless it had ended when the process was killed; the pack is as good as it was."""
         error = TimeLimitExceeded(limit)
+        task = self.app.tasks[member.task]
         try:
             self.task.forgive_crash(self._context)
             if running is None or running.position != member.position:
                 return
-            pack_ends.fail(self.app.tasks[member.task], member, error)
+            ending = told(owner_beside(self.lease_owners[0], member.id))
+            if ending is Ending.PUT_BACK:
+                return
+            if ending is Ending.SUCCEEDED:
+                task.settle_without_child(Context(member.request), None)
+                return
+            pack_ends.fail(task, member, error, told=ending)
         except Exception:
             logger.exception("Job %s (%s), over its hard time limit, could not be settled", member.id, member.task)
-        if self.eventer and self.eventer.enabled and self.app.tasks[member.task].send_events:
+        if self.eventer and self.eventer.enabled and task.send_events:
             self.eventer.send("task-failed", uuid=member.id, exception=repr(error), traceback="")
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import VERSION
 from celery.exceptions import TaskRevokedError
+from celery.utils.saferepr import saferepr
 from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_jobs
 from celery.worker.state import task_ready
@@ -17,6 +18,8 @@ from celery_laravel.attempt.ownership import write_owner
 from celery_laravel.message.header import NAME
 from celery_laravel.message.parked import is_marked_as_revoked
 from celery_laravel.worker import leases
+from celery_laravel.worker.endings import Ending, told
+from celery_laravel.worker.results import stored_success
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +46,7 @@ class JobRequest(Request):
     attempt: Mapping[str, str] = MappingProxyType({})
     """The job's id and the token that its attempt is held under, where its starts may be counted."""
     _goes_on = False
-    _has_succeeded = False
+    _has_ended = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,10 +75,12 @@ class JobRequest(Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Let Celery store the failure, then settle the job if its child cannot have done so."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, TimeLimitExceeded) and self._is_left_to_on_timeout():
-            return
         if isinstance(error, (WorkerLostError, Terminated, *_EXITS)):
             self._process_has_ended()  # first: the message may be with another worker in a moment
+        if isinstance(error, (WorkerLostError, TimeLimitExceeded, *_EXITS)) and self._ends_by_itself(error):
+            return
+        if isinstance(error, TimeLimitExceeded) and self._is_left_to_on_timeout():
+            return
         super().on_failure(exc_info, send_failed_event, return_ok)
         if isinstance(error, _EXITS):
             error = WorkerLostError(f"The worker's process exited: {error!r}.")
@@ -83,13 +88,46 @@ class JobRequest(Request):
             return
         if self._goes_on or self._already_cancelled or self._already_revoked:
             return
-        self._settle(None if self._has_succeeded else error)
+        self._settle(error)
+
+    def _ends_by_itself(self, error: BaseException) -> bool:
+        """Whether the job had succeeded, or had put itself back, before what happened to its process; acted upon.
+
+        The child has told so, or its result is stored: it may have died, or be
+        held up for want of the store, before all that follows was done.
+        """
+        if self._already_cancelled or self._already_revoked or not self.task.is_managed(self._context):
+            return False
+        ending, result = self._told(), None
+        if ending is None:
+            since, ignores = self.time_start or 0.0, self.ignore_result
+            result = stored_success(self.task, self.id, since=since, ignores_result=ignores)
+            ending = None if result is None else Ending.SUCCEEDED
+        self._has_ended = ending in {Ending.SUCCEEDED, Ending.PUT_BACK}
+        if not self._has_ended:
+            return False
+        if ending is Ending.PUT_BACK:
+            logger.warning("Job %s (%s) had been put back before this: %r", self.id, self.name, error)
+            task_ready(self)
+            self.acknowledge()
+            return True
+        logger.warning("Job %s (%s) had succeeded before this: %r", self.id, self.name, error)
+        if self._settle(None) or not self.task.acks_late:
+            self.on_success((False, saferepr((result or {}).get("result")), None))
+        else:  # or its end would be lost
+            task_ready(self)
+            self.reject(requeue=True)
+        return True
+
+    def _told(self) -> Ending | None:
+        """How far the child has told to have come with the job's end."""
+        return told(self.lease_owners[0]) if self.lease_owners else None
 
     def _success_was_stored(self) -> Any:
-        """Remember that the child died between storing its result and settling it (asked by Celery 5.7)."""
-        stored = super()._success_was_stored()
-        self._has_succeeded = bool(stored)
-        return stored
+        """Tell Celery 5.7, which asks when a process is lost, what has been found out before."""
+        if self.task.is_managed(self._context):
+            return False
+        return super()._success_was_stored()
 
     def _retry_worker_lost(self, exc: Any, exc_info: Any) -> Any:
         """Remember that Celery has sent the job again by itself (``retry_on_worker_lost`` of Celery 5.7)."""
@@ -125,7 +163,9 @@ class JobRequest(Request):
             return
         if self.lease_owners:
             leases.leave(self)
-        if self._is_put_back_by_limit():
+        if self._has_ended:
+            logger.error("Hard time limit (%ss) exceeded for %s[%s] after its end", timeout, self.name, self.id)
+        elif self._is_put_back_by_limit():
             logger.error("%s[%s] has swallowed its timeout; its process is killed", self.name, self.id)
             task_ready(self)
             self.reject(requeue=True)
@@ -167,8 +207,14 @@ class JobRequest(Request):
         except Exception:
             logger.exception("The unique lock of job %s (%s), which was revoked, is kept", self.id, self.task.name)
 
-    def _settle(self, error: Exception | None) -> None:
+    def _settle(self, error: Exception | None) -> bool:
+        """Settle the job; False when that has failed, or nobody has taken note of a success.
+
+        What the child tells is asked for again: it may have ended meanwhile.
+        """
+        ending = self._told()
         try:
-            self.task.settle_without_child(self._context, error)
+            return bool(self.task.settle_without_child(self._context, error, ending))
         except Exception:
             logger.exception("Job %s (%s) ended without its process and could not be settled", self.id, self.task.name)
+            return False

@@ -14,7 +14,8 @@ from celery_laravel.attempt.outcome import Deleted, Failed, PassedOn, Succeeded
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, debts, failed_jobs
-from celery_laravel.worker.debts import Debt, Debts
+from celery_laravel.worker.debts import Debt, Debts, Payment
+from celery_laravel.worker.endings import Ending, tell
 from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
@@ -91,9 +92,14 @@ class Settlement:
             with _isolated(running, "giving up the start that a limiter keeps for it"):
                 self._store().limits.cancel(name, keys, caller=running.id)
 
-    def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> None:
-        """Settle a job that is done: in one call of the store its batch counts it and its last turn ends."""
+    def succeeded(self, task: Any, running: RunningJob, args: Any, kwargs: Any) -> bool:
+        """Settle a job that is done: in one call of the store its batch counts it and its last turn ends.
+
+        False when neither the store nor the broker has taken note of it.
+        """
+        self._tell(running, Ending.SUCCEEDED)
         running.is_settled = True
+        is_taken = True
         self.free_unique_lock(task, running, soon=True)
         self.give_up_slots(running)
         member, attempt = batch.succeeded(running), self._end(running)
@@ -101,8 +107,9 @@ class Settlement:
             running.place.count(member.index)
         else:
             debt = self._debt(task, running, member=member, attempt=attempt)
-            self._pay(task, running, debt, "counting it and ending its turn")
+            is_taken = self._pay(task, running, debt, "counting it and ending its turn")
         events.send(events.job_processed, task, task_id=running.id, args=args, kwargs=kwargs)
+        return is_taken
 
     def failed(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, error: BaseException, args: Any, kwargs: Any
@@ -124,9 +131,11 @@ class Settlement:
         if hook is not None and not running.is_orphan:  # the users' code has no business in the worker's parent
             with _isolated(running, "its failed() hook"):
                 hook(task, error, *args, **kwargs)
+        self._tell(running, Ending.HOOK_CALLED)
         if running.is_managed and (running.is_sync or not request.is_eager):
             self._keep_record(task, request, running, error)
         events.send(events.job_failed, task, task_id=running.id, args=args, kwargs=kwargs, exception=error)
+        self._tell(running, Ending.ANNOUNCED)
 
     def finished(self, task: Any, running: RunningJob) -> None:
         """End the last turn of a job that failed, now that Celery knows of it."""
@@ -146,6 +155,10 @@ class Settlement:
                 self._store().settle(member=None, attempt=end, keep=KEEP_OPEN)
         running.is_settled = True
         return header
+
+    def put_back(self, running: RunningJob) -> None:
+        """Take note that the message which puts the job back is on its way."""
+        self._tell(running, Ending.PUT_BACK)
 
     def forgotten(self, running: RunningJob) -> None:
         """Drop what the store knows of a job that Celery goes on with by itself under the same id."""
@@ -189,17 +202,24 @@ class Settlement:
         is_free = running.is_unlocked or running.is_handed_on
         return Debt(running.id, task.name, unlock=() if is_free else tuple(unique.keys_of(running)), **parts)
 
-    def _pay(self, task: Any, running: RunningJob, debt: Debt, step: str) -> None:
-        """Write down what must not be lost, or have it kept until it can be (`Debts.pay_surely`)."""
+    def _tell(self, running: RunningJob, ending: Ending) -> None:
+        """Tell the worker's parent, which may have to end what this process has begun."""
+        if not running.is_orphan:
+            tell(running.owner, ending)
+
+    def _pay(self, task: Any, running: RunningJob, debt: Debt, step: str) -> bool:
+        """Write down what must not be lost, or have it kept until it can be; False when nobody takes it."""
         if debt.is_nothing:
-            return
+            return True
         with _isolated(running, step):
             request = task.request_stack.top
             patience = 0.0 if running.is_orphan or running.is_owed else debts.PATIENCE
             gives_up = running.is_orphan or bool(request.is_eager)
-            is_paid = self._debts.pay_surely(debt, request, patience=patience, gives_up=gives_up)
-            running.is_owed = running.is_owed or not is_paid
+            payment = self._debts.pay_surely(debt, request, patience=patience, gives_up=gives_up)
+            running.is_owed = running.is_owed or payment is not Payment.PAID
             running.is_unlocked = running.is_unlocked or bool(debt.unlock)
+            return payment is not Payment.OWED
+        return False
 
     def _end(self, running: RunningJob) -> AttemptEnd | None:
         if not running.is_durable:

@@ -3,7 +3,8 @@
 A scripted job does the n-th step of its script at its n-th run, the last step
 repeating, and writes each run into a list of Redis that neither the library nor
 Celery knows of. With `JOBS_LEASE`, leases last for so many seconds instead of a
-minute. With `JOBS_PATIENCE`, a store that is away is waited for so many seconds instead of ten;
+minute. With `JOBS_PATIENCE`, a store that is away is waited for so many seconds instead of ten, and jobs that need
+it wait for as long, but for no more than five;
 with `JOBS_BACKSTOP`, a timeout that is swallowed is followed by a hard one after so many seconds.
 """
 
@@ -37,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "timeout": {"tries": 2, "timeout": 1},
     "timeout_fails": {"tries": 5, "timeout": 1, "fail_on_timeout": True},
     "early": {"tries": 3, "acks_late": False},
+    "unique": {"tries": 1, "unique": True, "unique_id": lambda job, key, *_: key},
     "celery_retry": {"max_retries": 2, "default_retry_delay": 0},
     "celery_autoretry": {
         "autoretry_for": (OSError,),
@@ -249,6 +251,19 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
         """Lose its process after its success is stored, before anything follows from it."""
         record.add(key, "runs", 1)
 
+    class SlowToRetry(Task):
+        def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            record.add(args[0], "retries", 1)
+            _wait_for(record, args[0], 30)
+
+    @app.task(name="slow_to_retry", shared=False, base=SlowToRetry, tries=2, bind=True)
+    def slow_to_retry(self: Any, key: str, script: list[str]) -> Any:
+        """Go back to the queue by an exception at the first run, and wait then, with the message on its way."""
+        if record.add(key, "runs", {"attempt": self.attempts}) == 1:
+            _do(self, key, *script[0].partition(":")[::2])
+            return None
+        return "done"
+
     @app.task(name="wrapped", shared=False, bind=True, base=Context, tries=3)
     def wrapped(self: Any, key: str) -> Any:
         record.add(key, "runs", self.attempts)
@@ -272,7 +287,8 @@ if _lease := os.environ.get("JOBS_LEASE"):
 if _backstop := os.environ.get("JOBS_BACKSTOP"):
     strategy.BACKSTOP = float(_backstop)
 if _patience := os.environ.get("JOBS_PATIENCE"):
-    debts.PATIENCE, conclusion.OUTAGE_WAIT = float(_patience), (float(_patience), float(_patience))
+    _wait = min(float(_patience), 5.0)
+    debts.PATIENCE, conclusion.OUTAGE_WAIT = float(_patience), (_wait, _wait)
 
 _given = {name: os.environ.get(f"JOBS_{name.upper()}") for name in NAMES}
 if all(_given.values()):

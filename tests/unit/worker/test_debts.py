@@ -15,7 +15,7 @@ from celery_laravel import StoreUnavailableError
 from celery_laravel.runtime import runtime_of
 from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
 from celery_laravel.worker import debts
-from celery_laravel.worker.debts import SETTLE, Debt
+from celery_laravel.worker.debts import SETTLE, Debt, Payment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_a_debt_travels_as_plain_values(debt: Debt) -> None:
     assert debt.is_nothing == (debt == Debt("job", "task"))
 
 
-def pay(app: Celery, *, patience: float, gives_up: bool = False) -> bool:
+def pay(app: Celery, *, patience: float, gives_up: bool = False) -> Payment:
     return runtime_of(app).debts.pay_surely(
         Debt("job", "task", attempt=ATTEMPT), REQUEST, patience=patience, gives_up=gives_up
     )
@@ -81,13 +81,13 @@ def pay(app: Celery, *, patience: float, gives_up: bool = False) -> bool:
 def test_the_store_is_tried_until_it_answers(app: Celery, paying: Any, errors: Any) -> None:
     """Whatever time limit strikes meanwhile."""
     tried = paying(*errors)
-    assert pay(app, patience=60)
+    assert pay(app, patience=60) is Payment.PAID
     assert len(tried) == len(errors) + 1
 
 
 def test_the_broker_keeps_what_the_store_does_not_take(app: Celery, paying: Any) -> None:
     paying(*[AWAY] * 3)
-    assert not pay(app, patience=0)
+    assert pay(app, patience=0) is Payment.KEPT
     message = app.connection_for_write().channel().basic_get("somewhere")
     assert message.headers["task"] == SETTLE
     ((data,), _, _) = message.payload
@@ -109,7 +109,7 @@ def no_broker(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_where_neither_answers_both_are_tried_until_one_does(app: Celery, paying: Any, no_broker: list[int]) -> None:
     tried = paying(*[AWAY] * 5)
-    assert pay(app, patience=0)
+    assert pay(app, patience=0) is Payment.PAID
     assert (len(tried), len(no_broker)) == (6, 5)
 
 
@@ -117,7 +117,7 @@ def test_who_may_not_wait_tries_each_once(
     app: Celery, paying: Any, no_broker: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     tried = paying(*[AWAY] * 5)
-    assert not pay(app, patience=0, gives_up=True)
+    assert pay(app, patience=0, gives_up=True) is Payment.OWED
     assert (len(tried), len(no_broker)) == (1, 1)
     assert "neither the store" in caplog.text
 
