@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from sqlalchemy.pool import NullPool
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, NewBatch, StartStatus
-from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, engine
+from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, engine, watch
+from celery_laravel.stores.sqlalchemy.dialects import mysql
 from celery_laravel.testing.processes import free_port, wait_until
 from tests.servers.contract import Server
 from tests.stores.sql import PREFIX, on_server
@@ -250,6 +252,45 @@ def test_a_pool_that_is_used_up_is_an_unavailable_store_after_a_bounded_time(
             begin(server, "another")
         assert time.monotonic() - started < 10
     assert begin(server, "another").status is StartStatus.STARTED
+
+
+def test_a_server_that_gives_no_answer_is_an_unavailable_store_after_a_bounded_time(
+    server: SQLAlchemyStore, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A driver waits for an answer without end, and with it a dispatch, or a worker's main process."""
+    monkeypatch.setattr(watch, "ANSWER_TIMEOUT", 0.3)
+    assert begin(server).status is StartStatus.STARTED
+    table = server._database.tables.attempts.name
+    lock, unlock = (
+        (("BEGIN", f"LOCK TABLE {table}"), "ROLLBACK")
+        if server._database.dialect.name == "postgresql"
+        else ((f"LOCK TABLES {table} WRITE",), "UNLOCK TABLES")
+    )
+    other = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with other.connect() as connection:
+        for statement in lock:
+            connection.exec_driver_sql(statement)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            begin(server, "another")
+        assert time.monotonic() - started < 5
+        connection.exec_driver_sql(unlock)
+    assert begin(server, "a third").status is StartStatus.STARTED
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])
+def test_a_server_that_takes_connections_and_says_nothing_is_unavailable(driver: str, monkeypatch: pytest.MonkeyPatch):
+    """As one does that stands still: the machine takes the connection for it."""
+    monkeypatch.setattr(mysql, "_GREETING", 0.3)
+    monkeypatch.setattr(engine, "PAUSES", ())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        query = "?connect_timeout=2" if driver == "postgresql+psycopg" else ""
+        store = SQLAlchemyStore(f"{driver}://someone@127.0.0.1:{silent.getsockname()[1]}/jobs{query}")
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            store.ping()
+        assert time.monotonic() - started < 8
+        store.close()
 
 
 @pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])

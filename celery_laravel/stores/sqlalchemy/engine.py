@@ -18,6 +18,7 @@ from celery_laravel.stores.sqlalchemy import migrations
 from celery_laravel.stores.sqlalchemy.connecting import is_in_memory, open_engine, with_installed_driver
 from celery_laravel.stores.sqlalchemy.dialects import dialect_for
 from celery_laravel.stores.sqlalchemy.tables import tables_for
+from celery_laravel.stores.sqlalchemy.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,8 @@ class Database:
     SQLite) has been undone, and is tried again a few times. Where the
     connection broke it is tried once more, on a new one, if that cannot do it
     twice. A server that takes no connections, or no changes because it is a
-    replica now, is tried again for about three seconds.
+    replica now, is tried again for about three seconds. One that gives no answer
+    for fifteen is taken for lost.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -59,6 +61,7 @@ class Database:
         self.dialect = dialect_for(self._address, self.url)
         self._engines: dict[int, Engine] = {}
         self._ready: set[int] = set()
+        self._watch = Watch()
         self._is_in_memory = is_in_memory(self._address)
         # A database in memory has one connection, and with it one transaction at a time.
         self._turn: AbstractContextManager[Any] = threading.RLock() if self._is_in_memory else nullcontext()
@@ -116,11 +119,12 @@ class Database:
                     with engine.connect() as connection:
                         trials.is_connected = True
                         try:
-                            for statement in opening:
-                                connection.exec_driver_sql(statement)
-                            result = work(connection)
-                            trials.is_committing = True
-                            connection.commit()
+                            with self._watched(connection) if needs_tables else nullcontext():
+                                for statement in opening:
+                                    connection.exec_driver_sql(statement)
+                                result = work(connection)
+                                trials.is_committing = True
+                                connection.commit()
                         except (exc.SQLAlchemyError, CeleryLaravelError):
                             raise
                         except BaseException:
@@ -143,6 +147,10 @@ class Database:
             if answer is not None:
                 return answer
         raise StoreUnavailableError(self.url, f"{what} changes all the time")
+
+    def _watched(self, connection: Connection) -> AbstractContextManager[None]:
+        """Have a server that gives no answer taken for one that is lost; a migration may take its time."""
+        return self._watch.over(self.dialect.descriptor(connection.connection.driver_connection))
 
     # -- connecting --------------------------------------------------------------------------------
     def _engine(self) -> Engine:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Column, ColumnElement, Connection, Insert, Row, Table, Update
+    from sqlalchemy.engine import URL
 
     from celery_laravel.stores.sqlalchemy.dialects.contract import (
         Change,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Values,
     )
 
+_GREETING = 10.0  # seconds, as long as PyMySQL waits for a connection
 _MIGRATION_PATIENCE = 300  # seconds that one migration waits for another
 
 
@@ -123,8 +125,15 @@ class MySQL(Dialect):
 
         return run
 
+    def arguments(self, url: URL) -> dict[str, Any]:
+        """PyMySQL waits for a server's greeting without end, whatever its ``connect_timeout``."""
+        is_ours = url.get_driver_name() == "pymysql" and "read_timeout" not in url.query
+        return {"read_timeout": _GREETING} if is_ours else {}
+
     def prepare(self, connection: Any) -> None:
         """Count time in UTC, where no hour comes twice, and refuse what does not fit rather than cut it."""
+        if getattr(connection, "_read_timeout", None) is _GREETING:
+            connection._read_timeout = None  # noqa: SLF001  from here on the store says how long to wait
         with connection.cursor() as cursor:
             cursor.execute("SET time_zone = '+00:00', sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
 
