@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SEED = pytest.StashKey[str]()
+STAGES = pytest.StashKey[list[Stage]]()
+"""The stages that a test made for itself alone."""
 
 LOG_SHOWN = 8000
 """Characters of a worker's log in the report of a run that failed."""
@@ -148,7 +150,8 @@ def sweep(request: pytest.FixtureRequest, stage: Stage, entry: Entry, rng: rando
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Add the ends of the workers' logs to the report of a run that failed."""
     if call.excinfo is not None:
-        for stage in (value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stage)):
+        stages = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stage)]
+        for stage in [*stages, *item.stash.get(STAGES, [])]:
             for worker in stage.workers:
                 item.add_report_section(call.when, "worker", worker.log_text()[-LOG_SHOWN:])
     return (yield)

@@ -24,12 +24,20 @@ class Watched:
     """A batch whose callbacks write down that they were called, watched from a thread until it has ended."""
 
     def __init__(
-        self, stage: Stage, members: list[tuple[Any, ...]], *, queue: str | None = None, is_watched: bool = True
+        self,
+        stage: Stage,
+        members: list[tuple[Any, ...]],
+        *,
+        queue: str | None = None,
+        is_watched: bool = True,
+        pack: int | None = None,
     ) -> None:
         self.stage, self.key = stage, str(uuid())
         jobs = [stage.sig(task, self.key, *args) for task, *args in members]
         then, catch, finally_ = (self._callback(kind, queue) for kind in KINDS)
         pending = stage.bus.batch(jobs).then(then).catch(catch).finally_(finally_)
+        if pack is not None:
+            pending.pack(pack)
         self.batch: Batch = pending.allow_failures().dispatch()
         self.snapshots: list[Batch] = []
         self._stop = threading.Event()
