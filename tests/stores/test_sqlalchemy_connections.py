@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
 from celery_laravel.stores.records import AttemptStart, NewBatch, StartStatus
-from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, engine, watch
+from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, engine
 from celery_laravel.stores.sqlalchemy.dialects import mysql
 from celery_laravel.testing.processes import free_port, wait_until
 from tests.servers.contract import Server
@@ -258,7 +258,7 @@ def test_a_server_that_gives_no_answer_is_an_unavailable_store_after_a_bounded_t
     server: SQLAlchemyStore, url: str, monkeypatch: pytest.MonkeyPatch
 ):
     """A driver waits for an answer without end, and with it a dispatch, or a worker's main process."""
-    monkeypatch.setattr(watch, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(server._database._watch, "seconds", 0.3)
     assert begin(server).status is StartStatus.STARTED
     table = server._database.tables.attempts.name
     lock, unlock = (

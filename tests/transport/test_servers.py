@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from kombu.exceptions import OperationalError
 import celery_laravel.clock
 from celery_laravel.errors import CeleryLaravelError, ConfigurationError
 from celery_laravel.testing.processes import wait_until
+from celery_laravel.transport.database import connection as broker
 from celery_laravel.transport.database.connection import _unsettled
 from celery_laravel.transport.database.errors import BrokerUnavailableError, BrokerUnusableError
 from celery_laravel.transport.database.migrating import migrate, pending
@@ -178,6 +180,21 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_transaction_is_an_error_wor
 
     with pytest.raises(BrokerUnavailableError):
         connection.transport.database.run(work, as_one=True)
+    assert get(connection).payload == "x"
+
+
+def test_a_server_that_gives_no_answer_is_taken_for_gone_after_a_bounded_time(
+    connect: Callable[..., Connection], server: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands still ends no connection; a producer, or a worker's event loop, waited for it without end."""
+    monkeypatch.setattr(broker, "ANSWER_TIMEOUT", 0.0)
+    connection = connect(busy_timeout=0.3)
+    put(connection)
+    sleep = "SELECT pg_sleep(30)" if server.dialect.name == "postgresql" else "SELECT SLEEP(30)"
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailableError):
+        connection.transport.database.run(lambda lent: lent.exec_driver_sql(sleep))
+    assert time.monotonic() - started < 10
     assert get(connection).payload == "x"
 
 

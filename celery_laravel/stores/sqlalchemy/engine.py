@@ -18,7 +18,7 @@ from celery_laravel.stores.sqlalchemy import migrations
 from celery_laravel.stores.sqlalchemy.connecting import is_in_memory, open_engine, with_installed_driver
 from celery_laravel.stores.sqlalchemy.dialects import dialect_for
 from celery_laravel.stores.sqlalchemy.tables import tables_for
-from celery_laravel.stores.sqlalchemy.watch import Watch
+from celery_laravel.stores.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,8 @@ _MOST_LOOKS = 20
 
 RETRY_FOR = 3.0
 """Seconds after which work that no server takes is not tried again."""
+ANSWER_TIMEOUT = 15.0
+"""Seconds after which a call without an answer is broken off: less than a lease has left when it is renewed in time."""
 PAUSES = (0.0, 0.1, 0.3, 0.8, 1.5)
 """Seconds before each further try, on average."""
 
@@ -61,7 +63,7 @@ class Database:
         self.dialect = dialect_for(self._address, self.url)
         self._engines: dict[int, Engine] = {}
         self._ready: set[int] = set()
-        self._watch = Watch()
+        self._watch = Watch(ANSWER_TIMEOUT)
         self._is_in_memory = is_in_memory(self._address)
         # A database in memory has one connection, and with it one transaction at a time.
         self._turn: AbstractContextManager[Any] = threading.RLock() if self._is_in_memory else nullcontext()

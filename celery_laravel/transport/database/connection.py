@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kombu.log import get_logger
 from sqlalchemy.exc import DBAPIError
 
+from celery_laravel.stores.watch import Watch
 from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.errors import (
     BrokerContendedError,
@@ -33,6 +34,8 @@ logger = get_logger(__name__)
 
 # How often a change that was undone for the sake of others is made again.
 MOST_LOSSES = 5
+# Seconds without an answer, on top of those for which a lock is waited for, after which a server is taken for gone.
+ANSWER_TIMEOUT = 60.0
 
 
 class Database:
@@ -53,6 +56,7 @@ class Database:
         self.users = 0
         self.lock = threading.RLock()
         self.news = News(self)
+        self._watch = Watch(options.busy_timeout + ANSWER_TIMEOUT)
         self._connection: Connection | None = None
         with registry_lock:
             all_databases.add(self)
@@ -97,7 +101,8 @@ class Database:
                 raise
             try:
                 self.dialect.check(connection)
-                yield connection
+                with self._watch.over(self.dialect.socket(connection)):
+                    yield connection
             except DBAPIError as error:
                 explained = self.dialect.explain(error)
                 if not isinstance(explained, BrokerContendedError):

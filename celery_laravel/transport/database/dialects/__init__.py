@@ -61,6 +61,9 @@ class Dialect(Protocol):
     def is_stale(self, connection: Connection) -> bool:
         """Whether the server has closed ``connection`` meanwhile; called before every use, so it asks nobody."""
 
+    def socket(self, connection: Connection) -> int | None:
+        """The descriptor of a connection's socket, if it has one."""
+
     def leave_behind(self, connection: Connection) -> None:
         """In a forked child: have no part in ``connection``, which the parent goes on with."""
 

@@ -137,8 +137,12 @@ class ServerDialect(ABC):
         So the statement that comes next goes to a new connection, instead of
         failing without anybody knowing whether it has been done.
         """
-        descriptor = self.descriptor(connection.connection.driver_connection)
+        descriptor = self.socket(connection)
         return descriptor is None or _has_something_to_read(descriptor)
+
+    def socket(self, connection: Connection) -> int | None:
+        """As the contract says."""
+        return self.descriptor(connection.connection.driver_connection)
 
     def leave_behind(self, connection: Connection) -> None:
         """Close the child's copy of the socket without a word to the server.

@@ -125,6 +125,9 @@ class SQLiteDialect:
         """Never: there is no server that could close it."""
         return False
 
+    def socket(self, connection: Connection) -> None:
+        """None: it is a file."""
+
     def leave_behind(self, connection: Connection) -> None:
         """Leave the files open: to close one ends whatever locks this process has on it."""
 

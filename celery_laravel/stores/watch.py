@@ -8,19 +8,17 @@ import threading
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 
-ANSWER_TIMEOUT = 15.0
-"""Seconds after which a call is broken off: shorter than what a lease has left when it is renewed in time."""
-
 
 class Watch:
-    """Shuts the sockets of calls down that have taken longer than `ANSWER_TIMEOUT`.
+    """Shuts the sockets of calls down that have taken longer than so many ``seconds``.
 
     The driver takes that for a lost connection, whichever driver it is. One
     thread a process watches over all calls; it begins with the first, and a fork
     begins another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._begin()
 
     def _begin(self) -> None:
@@ -42,7 +40,7 @@ class Watch:
             self._calls[call] = None
             self._has_begun = True
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celery-laravel-store-watch", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="celery-laravel-watch", daemon=True)
                 self._thread.start()
             elif self._is_idle:
                 self._changed.notify()
@@ -60,7 +58,7 @@ class Watch:
                 first = next(iter(self._calls), None)
                 self._is_idle = first is None and not self._has_begun
                 self._has_begun = False
-                seconds = ANSWER_TIMEOUT if first is None else max(0.0, first.deadline - time.monotonic())
+                seconds = self.seconds if first is None else max(0.0, first.deadline - time.monotonic())
                 self._changed.wait(None if self._is_idle else seconds)
 
     def _break_off(self, now: float) -> None:
@@ -82,7 +80,7 @@ class _Call(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self._inode = os.fstat(self._descriptor).st_ino
-        self.deadline = time.monotonic() + ANSWER_TIMEOUT
+        self.deadline = time.monotonic() + self._watch.seconds
         self._watch.add(self)
 
     def __exit__(self, *_: object) -> None:
