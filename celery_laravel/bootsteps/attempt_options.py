@@ -97,8 +97,8 @@ class AttemptOptions(bootsteps.StartStopStep):
         ]
         if tasks:
             logger.warning(
-                "Timeouts are not enforced by the %s pool, only by prefork, threads, solo, gevent and eventlet. "
-                "They are declared for: %s",
+                "Timeouts are not enforced by the %s pool, and will end no job here: they are declared for %s. "
+                "Start the worker with -P prefork, threads, solo, gevent or eventlet, which enforce them",
                 worker.pool_cls.__module__.rpartition(".")[2],
                 ", ".join(sorted(tasks)),
             )

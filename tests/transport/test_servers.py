@@ -296,6 +296,26 @@ def test_a_lock_is_waited_for_and_then_an_error_that_names_the_option(
     assert get(hasty) is None
 
 
+def test_a_message_that_another_session_has_locked_is_passed_over(
+    connect: Callable[..., Connection], server: sa.Engine
+) -> None:
+    """Else workers would wait for one another; to wait here would end in an error."""
+    connection = connect(busy_timeout=1)
+    for body in "abc":
+        put(connection, body)
+    messages = connection.transport.database.tables.messages
+    first = sa.select(messages.c.id).order_by(messages.c.id).limit(1)
+    with server.connect() as other:
+        locked = sa.select(messages.c.id).where(messages.c.id == other.scalar(first)).with_for_update()
+        other.exec_driver_sql("BEGIN")
+        assert len(other.execute(locked).all()) == 1
+        assert get(connection).payload == "b"
+        assert connection.default_channel.basic_get("jobs", no_ack=True).payload == "c"
+        assert get(connection) is None
+        other.exec_driver_sql("ROLLBACK")
+    assert get(connection).payload == "a"
+
+
 def test_a_change_that_was_undone_for_the_sake_of_others_is_made_again(
     connect: Callable[..., Connection], server: sa.Engine
 ) -> None:

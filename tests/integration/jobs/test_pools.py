@@ -70,6 +70,17 @@ def test_a_pool(make_lab: MakeLab, pool: str) -> None:
         assert "Timeouts are not enforced" not in worker.log_text()
 
 
+def test_a_pool_that_cannot_enforce_timeouts_says_which_jobs_declare_one(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.worker(pool="custom", env={"CELERY_CUSTOM_WORKER_POOL": "tests.support.own_pool:OwnPool"}) as worker:
+        assert lab.send("tries3", "raise:x", "return:done")[0].get(timeout=30) == "done"
+        (warning,) = [line for line in worker.log_text().splitlines() if "Timeouts are not enforced" in line]
+    assert "WARNING" in warning
+    assert "by the own_pool pool" in warning
+    assert "for timeout, timeout_fails" in warning
+    assert "Start the worker with -P prefork, threads, solo, gevent or eventlet" in warning
+
+
 def test_a_job_that_swallows_its_timeout_is_ended_and_tried_again(make_lab: MakeLab) -> None:
     """A hard limit stands behind the timeout. Its process is killed, and the next attempt starts."""
     lab = make_lab()
