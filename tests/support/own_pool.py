@@ -1,4 +1,4 @@
-"""A pool of somebody's own, of which the library knows nothing; ``-P custom`` finds it by `CELERY_CUSTOM_WORKER_POOL`."""
+"""A pool of somebody's own, of which the library knows nothing; `CELERY_CUSTOM_WORKER_POOL` leads ``-P custom`` to it."""
 
 from __future__ import annotations
 

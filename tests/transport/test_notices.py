@@ -110,7 +110,8 @@ class Loop:
     """A consumer in an event loop that looks by itself every 30 seconds."""
 
     def __init__(self, connection: Connection) -> None:
-        self.hub, self.seen = Hub(), []
+        self.hub = Hub()
+        self.seen: list[tuple[float, float]] = []
         self.connection = connection
         connection.connect()
         connection.register_with_event_loop(self.hub)
