@@ -1,4 +1,4 @@
-"""A pool of somebody's own, of which the library knows nothing; `CELERY_CUSTOM_WORKER_POOL` leads ``-P custom`` to it."""
+"""A pool of somebody's own, which the library does not know; ``-P custom`` is it by `CELERY_CUSTOM_WORKER_POOL`."""
 
 from __future__ import annotations
 
