@@ -44,6 +44,7 @@ class RunningJob:
     ``is_orphan``: its process is gone, and the worker's parent settles it, which
     may not wait; ``is_owed``: a part of its settling is with the broker, until the store is back.
     ``place`` is where it stands in a pack that is being run, if it does.
+    ``is_retry_stored``: the state that it is put back has been stored, before its message went out.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware.
     """
@@ -69,6 +70,7 @@ class RunningJob:
     lease: LockRequest | None = None
     is_orphan: bool = False
     is_owed: bool = False
+    is_retry_stored: bool = False
     following: list[tuple[bool, Any]] = field(default_factory=list)
     place: PackPlace | None = None
 

@@ -22,6 +22,7 @@ from celery_laravel.message.header import is_callback
 from celery_laravel.message.options import read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.settings import settings_of
+from celery_laravel.worker.results import store_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,6 +200,25 @@ class Job(SettledJob):
         return resend(
             self, request, running.put_back(counts=False, after_exception=False), args, kwargs, queue, **extra_options
         )
+
+    def retry(  # noqa: PLR0917  Celery's own signature
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Any = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Celery's ``retry``. Of a job, the state ``RETRY`` is stored before the message goes out, and not after."""
+        request = self.request
+        running: RunningJob | None = request.__dict__.get(RUNNING)
+        most = self.max_retries if max_retries is None else max_retries
+        if running is not None and (most is None or request.retries < most):
+            store_retry(self, request, running, exc)
+        return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
 
     def on_replace(self, sig: Signature) -> Any:
         """Hand a batch's member over to the signature that takes this job's place (Celery's ``replace``)."""

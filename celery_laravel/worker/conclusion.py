@@ -22,6 +22,7 @@ from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.message.resend import resend, send_again
+from celery_laravel.worker.results import keep_from_storing, store_retry
 
 if TYPE_CHECKING:
     from celery_laravel.worker.settlement import Settlement
@@ -123,6 +124,7 @@ def _release(  # noqa: PLR0917  the parts of one attempt
 ) -> CelerysSignal | Exception:
     header = settlement.released(running, outcome)
     signature = resend(task, request, header, countdown=outcome.delay or None)
+    store_retry(task, request, running, outcome.error)
     try:
         send_again(task, signature, header)
     except EncodeError as unsent:  # which no other worker could do either
@@ -138,6 +140,7 @@ def _release(  # noqa: PLR0917  the parts of one attempt
         settlement.failed(task, request, running, unsent, *arguments)
         return unsent
     settlement.put_back(running)
+    keep_from_storing(request, running)
     args, kwargs = arguments
     events.send(events.job_released, task, task_id=running.id, args=args, kwargs=kwargs, delay=outcome.delay)
     return Retry(None if outcome.error else "released", exc=outcome.error, when=outcome.delay, sig=signature)
@@ -162,6 +165,7 @@ def _pass_on(  # noqa: PLR0917  the parts of one attempt
     if isinstance(signal, Retry):
         if not request.is_eager:
             settlement.put_back(running)
+            keep_from_storing(request, running)
             settlement.released(running, Released(0.0, counts=False))
     elif isinstance(signal, Reject):
         if signal.requeue:

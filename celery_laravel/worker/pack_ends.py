@@ -8,6 +8,8 @@ from billiard.einfo import ExceptionInfo
 from celery.app.task import Context
 from celery.signals import task_failure, task_revoked
 
+from celery_laravel.worker.results import ignores_result
+
 if TYPE_CHECKING:
     from celery_laravel.message.packs import Packed
     from celery_laravel.worker.endings import Ending
@@ -49,5 +51,4 @@ def fail(task: Any, member: Packed, error: Exception, *, is_settled: bool = Fals
 
 
 def _stores_errors(task: Any, context: Context) -> bool:
-    ignores = vars(context).get("ignore_result")
-    return not (task.ignore_result if ignores is None else ignores) or task.store_errors_even_if_ignored
+    return not ignores_result(task, context) or task.store_errors_even_if_ignored

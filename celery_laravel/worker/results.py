@@ -1,18 +1,25 @@
-"""What the result backend knows of a job."""
+"""What the result backend knows of a job, and what it is told beside what Celery tells it."""
 
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from celery import VERSION
 from celery.states import SUCCESS
 from celery.utils.time import maybe_iso8601
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_laravel.attempt.running_job import RunningJob
+
 logger = logging.getLogger(__name__)
+
+CAN_BE_KEPT_FROM_STORING = VERSION[:2] >= (5, 6)
+"""Whether Celery goes by what a message says about its result, and not by its task alone."""
 
 _TOLERANCE = 1.0
 """Seconds by which a result may seem to be older than it is: MySQL keeps whole ones."""
@@ -41,3 +48,39 @@ def stored_success(task: Any, job_id: str, *, since: float, ignores_result: bool
     if done.tzinfo is None:
         done = done.replace(tzinfo=timezone.utc)
     return meta if done.timestamp() >= since - _TOLERANCE else None
+
+
+def ignores_result(task: Any, request: Any) -> bool:
+    """Whether nothing is stored of a running job: its message says so, or else its task."""
+    ignores = vars(request).get("ignore_result")
+    return bool(task.ignore_result if ignores is None else ignores)
+
+
+def store_retry(task: Any, request: Any, running: RunningJob, error: Any) -> None:
+    """Store the state ``RETRY`` before the message goes out, in the place of Celery, which does so afterwards.
+
+    By then another worker may have run the job to its end, and what is stored
+    of that would be overwritten. A result backend that fails keeps no job from
+    going back; that is logged. Celery 5.5 cannot be kept from doing it, and does.
+    """
+    if not CAN_BE_KEPT_FROM_STORING or request.is_eager or ignores_result(task, request):
+        return
+    running.is_retry_stored = True
+    lines = None
+    if isinstance(error, BaseException):
+        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    else:  # Celery's `retry` takes a text too, and stores none
+        error = None
+    try:
+        task.backend.mark_as_retry(request.id, error, lines, request=request)
+    except Exception:
+        logger.exception("Of job %s (%s) it could not be stored that it is put back", request.id, task.name)
+
+
+def keep_from_storing(request: Any, running: RunningJob) -> None:
+    """Have Celery store nothing more of a message whose job is on its way again, if its state has been stored.
+
+    Everything else that Celery does about a retry it does as ever.
+    """
+    if running.is_retry_stored:
+        request.ignore_result = True

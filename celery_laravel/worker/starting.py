@@ -13,6 +13,7 @@ from celery.states import STARTED
 from celery_laravel.attempt import leases
 from celery_laravel.stores.records import StartStatus
 from celery_laravel.worker.admission import may_run_unlocked, waiting, waiting_time
+from celery_laravel.worker.results import ignores_result
 
 if TYPE_CHECKING:
     from celery_laravel.attempt.retry_policy import Limits
@@ -116,8 +117,7 @@ def store_start(task: Any, request: Any) -> None:
 
     A result backend that fails keeps no job from running; that is logged.
     """
-    ignores = vars(request).get("ignore_result")
-    if not task.stores_its_start or (task.ignore_result if ignores is None else ignores):
+    if not task.stores_its_start or ignores_result(task, request):
         return
     start = {"pid": os.getpid(), "hostname": request.hostname}
     try:
