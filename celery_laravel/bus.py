@@ -112,7 +112,7 @@ class Bus:
 
     @_PropertyOfTheApp
     def delayed(self) -> DelayedJobs:
-        """The jobs that wait in the store until they are due."""
+        """The jobs that wait until they are due, in the store or in a database broker."""
         return DelayedJobs(self.app)
 
     @_PropertyOfTheApp

@@ -27,10 +27,10 @@ _COLUMNS = ("Id", "Task", "Queue", "Due in", "Arguments")
 @json_option
 @click.pass_context
 def delayed(ctx: click.Context, queue: str | None, limit: int, as_json: bool) -> None:
-    """List the jobs that wait in the store until they are due, the first due first.
+    """List the jobs that wait until they are due, in the store or in a database broker, the first due first.
 
-    Shorter delays wait in a worker, and those of the database broker in its
-    own table.
+    On other brokers, delays shorter than laravel_durable_delay wait in a
+    worker, and are not listed.
     """
     session = session_of(ctx)
     found = _delayed(session).all(limit=limit + 1 if limit else None, queue=queue)
@@ -68,7 +68,8 @@ def cancel_delayed(ctx: click.Context, job_id: str) -> None:
 def as_data(job: DelayedJob) -> dict[str, Any]:
     """A delayed job as values that JSON can carry; the keys are its attributes, and stay."""
     data = {field.name: getattr(job, field.name) for field in fields(job)}
-    return {**data, "parked_at": job.parked_at.isoformat(), "due_at": job.due_at.isoformat()}
+    parked_at = None if job.parked_at is None else job.parked_at.isoformat()
+    return {**data, "parked_at": parked_at, "due_at": job.due_at.isoformat()}
 
 
 def _row(job: DelayedJob, now: datetime) -> tuple[str, ...]:

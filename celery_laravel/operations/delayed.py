@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.imports import instantiate
 from kombu.exceptions import OperationalError
 
+from celery_laravel import clock
 from celery_laravel.errors import CeleryLaravelError, InvalidMessageError
 from celery_laravel.message.header import NAME
-from celery_laravel.message.parked import headers_of, marked_as_revoked
+from celery_laravel.message.parked import headers_of, is_marked_as_revoked, marked_as_revoked
 from celery_laravel.settings import settings_of
 from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from celery import Celery
@@ -29,7 +30,12 @@ logger = logging.getLogger("celery_laravel.delays")
 
 @dataclass(frozen=True)
 class DelayedJob:
-    """A job that waits in the store. ``revoked`` says that it has been called off, and is about to be settled."""
+    """A job that waits until it is due.
+
+    ``parked_at`` is None for one that waits in the broker, which does not keep
+    it. ``revoked`` says that the job has been called off, and is about to be
+    settled.
+    """
 
     id: str
     task: str
@@ -37,35 +43,48 @@ class DelayedJob:
     args_repr: str
     kwargs_repr: str
     batch_id: str | None
-    parked_at: datetime
+    parked_at: datetime | None
     due_at: datetime
     revoked: bool
 
 
 class DelayedJobs:
-    """The jobs of an app that wait in its store until they are due.
+    """The jobs of an app that wait until they are due, in its store or in a database broker.
 
     What waits elsewhere is not among them: a delay shorter than
-    ``laravel_durable_delay`` waits in a worker, and the database broker keeps
-    delays in its own table; `cancel` reaches those too.
+    ``laravel_durable_delay`` waits in a worker, save on the database broker,
+    which keeps all delays. There a job is among them until a worker takes it,
+    also when it is due and others are before it.
+
+    All of this asks the store, and such brokers: the app's own and those of
+    ``laravel_connections``. It raises `StoreUnavailableError` or kombu's
+    ``OperationalError`` when one of them does not answer.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._store = store_of(app).delays
 
-    def all(self, limit: int | None = None, queue: str | None = None) -> list[DelayedJob]:
+    def all(self, queue: str | None = None, limit: int | None = None) -> list[DelayedJob]:
         """The jobs that wait, the first due first."""
-        return [_job(record) for record in self._store.all(queue=queue, limit=limit)]
+        stored = () if self._is_untouched else store_of(self._app).delays.all(queue=queue, limit=limit)
+        jobs = [_stored_job(record) for record in stored]
+        for delayed in _kept_by_brokers(self._app):
+            jobs += [_kept_job(message) for message in delayed.all(queue=queue, limit=limit)]
+        return sorted(jobs, key=_due_at)[:limit]
 
     def count(self, queue: str | None = None) -> int:
         """How many jobs wait."""
-        return self._store.count(queue=queue)
+        stored = 0 if self._is_untouched else store_of(self._app).delays.count(queue=queue)
+        kept: int = sum(delayed.count(queue=queue) for delayed in _kept_by_brokers(self._app))
+        return stored + kept
 
     def find(self, job_id: str) -> DelayedJob | None:
         """One job, or None; one that waits more than once, as it is due first."""
-        records = self._store.find(job_id)
-        return _job(records[0]) if records else None
+        stored = () if self._is_untouched else store_of(self._app).delays.find(job_id)
+        jobs = [_stored_job(record) for record in stored]
+        for delayed in _kept_by_brokers(self._app):
+            jobs += [_kept_job(message) for message in delayed.all(task_id=job_id, limit=1)]
+        return min(jobs, key=_due_at, default=None)
 
     def cancel(self, job_id: str) -> bool:
         """Call a job off, for good; False when it does not wait.
@@ -75,6 +94,10 @@ class DelayedJobs:
         chain has failed, its unique lock is free.
         """
         return revoke_waiting(self._app, [job_id]) > 0
+
+    @property
+    def _is_untouched(self) -> bool:
+        return settings_of(self._app).store_is_untouched
 
 
 def revoke_waiting(app: Celery, job_ids: Iterable[str]) -> int:
@@ -95,20 +118,26 @@ def revoke_waiting(app: Celery, job_ids: Iterable[str]) -> int:
 
 
 def _revoke_in_brokers(app: Celery, job_ids: Sequence[str]) -> int:
-    """Mark what waits in the app's brokers: its own, and those of ``laravel_connections``."""
     revoked = 0
+    for delayed in _kept_by_brokers(app):
+        for job_id in job_ids:
+            try:
+                revoked += delayed.change(job_id, marked_as_revoked)
+            except InvalidMessageError:
+                logger.exception("The delayed job %s cannot be revoked", job_id)
+    return revoked
+
+
+def _kept_by_brokers(app: Celery) -> Iterator[Any]:
+    """The delayed messages of each broker that keeps them: the app's own, and those of ``laravel_connections``."""
+    seen = set()
     for url in (None, *settings_of(app).connections.values()):
         connection = _keeper_of_delays(app, url)
-        if connection is None:
-            continue
-        with connection:
-            connection.connect()
-            for job_id in job_ids:
-                try:
-                    revoked += connection.transport.change_waiting(job_id, marked_as_revoked)
-                except InvalidMessageError:
-                    logger.exception("The delayed job %s cannot be revoked", job_id)
-    return revoked
+        if connection is not None and (name := connection.as_uri(include_password=True)) not in seen:
+            seen.add(name)
+            with connection:
+                connection.connect()
+                yield connection.transport.delayed
 
 
 def _keeper_of_delays(app: Celery, url: str | None) -> Any:
@@ -172,17 +201,40 @@ def _give_memory(control: Any) -> None:
     control.revoke = revoke_and_remember
 
 
-def _job(record: DelayRecord) -> DelayedJob:
-    headers = headers_of(record.message)
-    header = headers.get(NAME)
+def _due_at(job: DelayedJob) -> datetime:
+    return job.due_at
+
+
+def _stored_job(record: DelayRecord) -> DelayedJob:
     return DelayedJob(
         id=record.job_id,
         task=record.task,
         queue=record.queue,
-        args_repr=str(headers.get("argsrepr") or "()"),
-        kwargs_repr=str(headers.get("kwargsrepr") or "{}"),
-        batch_id=header.get("batch_id") if isinstance(header, dict) else None,
         parked_at=record.parked_at,
         due_at=record.due_at,
         revoked=record.is_revoked,
+        **_as_dispatched(headers_of(record.message)),
     )
+
+
+def _kept_job(message: Any) -> DelayedJob:
+    """A job of a message that a broker keeps."""
+    headers = headers_of(message.payload)
+    return DelayedJob(
+        id=str(headers.get("id")),
+        task=str(headers.get("task")),
+        queue=message.queue,
+        parked_at=None,
+        due_at=clock.as_datetime(message.due),
+        revoked=is_marked_as_revoked(headers),
+        **_as_dispatched(headers),
+    )
+
+
+def _as_dispatched(headers: Mapping[str, Any]) -> dict[str, Any]:
+    header = headers.get(NAME)
+    return {
+        "args_repr": str(headers.get("argsrepr") or "()"),
+        "kwargs_repr": str(headers.get("kwargsrepr") or "{}"),
+        "batch_id": header.get("batch_id") if isinstance(header, dict) else None,
+    }

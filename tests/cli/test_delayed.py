@@ -12,6 +12,7 @@ from celery_laravel import Bus
 from celery_laravel.runtime import runtime_of
 from celery_laravel.stores.records import NewDelay
 from tests.cli.conftest import Run
+from tests.transport.conftest import BROKERS, MARKS
 
 Park = Callable[..., None]
 
@@ -97,3 +98,41 @@ def test_an_id_that_does_not_wait_is_an_error_that_names_close_ones(run: Run, pa
     assert result.exit_code == 1
     assert result.stderr == "Error: No delayed job 'job-8' waits. Did you mean job-7?\n"
     assert Bus(app).delayed.count() == 1
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in ("sqlite", "postgresql")])
+def database_broker(request: pytest.FixtureRequest, app: Celery) -> Iterator[None]:
+    """The app on a database broker, which keeps delays itself."""
+    with BROKERS[request.param](request) as url:
+        app.conf.broker_url = url
+        yield
+
+
+@pytest.mark.usefixtures("database_broker")
+@pytest.mark.parametrize("store_url", ["memory://"])
+def test_what_a_database_broker_keeps_is_listed_and_called_off(run: Run, park: Park, app: Celery):
+    park("in-the-store", hours=3)
+    for hours in (2, 4):
+        app.tasks["shop.charge"].apply_async((hours,), task_id=f"job-{hours}", countdown=hours * 3600)
+    result = run("delayed")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["ID", "job-2", "in-the-store", "job-4"]
+    assert result.stdout.splitlines()[1].split()[1:3] == ["shop.charge", "celery"]
+    (job,) = json.loads(run("delayed", "--queue", "celery", "--limit", "1", "--json").stdout)
+    assert (job["id"], job["parked_at"], job["args_repr"], job["revoked"]) == ("job-2", None, "(2,)", False)
+    assert "1 of 3 delayed jobs shown" in run("delayed", "--limit", "1").stderr
+
+    result = run("cancel-delayed", "job-3")
+    assert result.exit_code == 1
+    assert "Did you mean job-4 or job-2?" in result.stderr
+    result = run("cancel-delayed", "job-4")
+    assert (result.exit_code, result.stdout) == (0, "The job 'job-4' (shop.charge) will not run.\n")
+    listed = {job["id"]: job["revoked"] for job in json.loads(run("delayed", "--json").stdout)}
+    assert listed == {"job-4": True, "job-2": False, "in-the-store": False}
+
+
+@pytest.mark.parametrize("store_url", ["memory://"])
+def test_a_database_broker_that_does_not_answer_is_an_error(run: Run, app: Celery):
+    app.conf.broker_url = "database+postgresql+psycopg://nobody@127.0.0.1:1/nowhere"
+    result = run("delayed")
+    assert result.exit_code == 3
+    assert "Cannot reach the broker" in result.stderr

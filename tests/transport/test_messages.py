@@ -267,13 +267,13 @@ def test_a_delayed_message_is_found_by_its_jobs_id_and_changed_where_it_waits(
     texts = [json.dumps({**bulk, "headers": {**headers, "id": f"bulk{number}"}}) for number in range(2)]
     channel.put_many([("jobs", bulk, text) for text in texts])
 
-    found = {job_id: transport.change_waiting(job_id, change) for job_id in ("one", "two", "bulk", "bulk1", "none")}
+    found = {job_id: transport.delayed.change(job_id, change) for job_id in ("one", "two", "bulk", "bulk1", "none")}
     assert found == {"one": 1, "two": 2, "bulk": 0, "bulk1": 1, "none": 0}
     assert ready(channel) == 5
     messages = [get(channel) for _ in range(5)]
     ids = [(message.headers["id"], message.headers.get("changed")) for message in messages]
     assert sorted(ids, key=str) == [("bulk1", True), ("one", None), ("one", True), ("two", True), ("two", True)]
-    assert transport.change_waiting("two", change) == 0, "a worker holds them"
+    assert transport.delayed.change("two", change) == 0, "a worker holds them"
     clock.advance(61)
     assert ready(channel) == 4
 
@@ -281,7 +281,7 @@ def test_a_delayed_message_is_found_by_its_jobs_id_and_changed_where_it_waits(
 def test_a_change_that_raises_leaves_a_delayed_message_as_it_was(clock: Clock, channel: Any) -> None:
     put(channel, "later", headers={"id": "one", **eta(clock, 60)})
     with pytest.raises(KeyError):
-        channel.connection.change_waiting("one", {}.__getitem__)
+        channel.connection.delayed.change("one", {}.__getitem__)
     assert ready(channel) == 0
     clock.advance(61)
     assert get(channel).payload == "later"

@@ -51,7 +51,7 @@ def test_tables_of_the_first_version_are_changed_and_what_waits_in_them_stays(
         assert channel.basic_get("jobs").payload == 1
         eta = (datetime.now(tz=timezone.utc) + timedelta(hours=1)).isoformat()
         connect(table_prefix=PREFIX).Producer().publish(2, routing_key="jobs", headers={"id": "one", "eta": eta})
-        assert channel.connection.change_waiting("one", str) == 1
+        assert channel.connection.delayed.change("one", str) == 1
         assert channel.basic_get("jobs").payload == 2
         indexes = {
             index["name"]: index["column_names"] for index in sa.inspect(engine).get_indexes(f"{PREFIX}messages")

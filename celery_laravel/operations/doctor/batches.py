@@ -107,9 +107,7 @@ def _not_delivered(found: Examination, batch: BatchRecord) -> Finding:
     outstanding = f"Batch {_name(batch)}: {batch.pending_jobs:,} of {batch.total_jobs:,} jobs are outstanding"
     delayed, due = delayed_of(found, batch.id)
     if due is not None:
-        problem = (
-            f"{outstanding}; {delayed:,} of them wait in the store, the first until {due.isoformat(' ', 'seconds')}."
-        )
+        problem = f"{outstanding}; {delayed:,} of them are delayed, the first until {due.isoformat(' ', 'seconds')}."
         return _note("delayed", batch, problem, "Wait: `celery -A app laravel delayed` lists them.")
     waiting = {queue: count for queue, count in found.messages.waiting.items() if count}
     if waiting:

@@ -1,4 +1,4 @@
-"""Jobs that wait in the store until they are due."""
+"""Jobs that wait until they are due."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_laravel import clock
 from celery_laravel.operations.delayed import DelayedJobs
 from celery_laravel.operations.doctor.findings import Finding
+from celery_laravel.stores.factory import store_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,12 +23,12 @@ _LATE = timedelta(seconds=30)
 
 def check_delays(found: Examination) -> None:
     """Find jobs that are due and that nobody has moved to their queue."""
-    waiting = DelayedJobs(found.app)
+    waiting = store_of(found.app).delays  # what a database broker keeps moves by itself
     first = waiting.all(limit=1)
     if not first or first[0].due_at > clock.as_datetime(clock.now()) - _LATE:
         return
     problem = (
-        f"Delayed jobs are due and have not gone to their queue, the first of them {first[0].task} ({first[0].id}) "
+        f"Delayed jobs are due and have not gone to their queue, the first of them {first[0].task} ({first[0].job_id}) "
         f"to {first[0].queue!r}; {waiting.count():,} wait in all."
     )
     advice = (
@@ -37,6 +38,6 @@ def check_delays(found: Examination) -> None:
 
 
 def delayed_of(found: Examination, batch_id: str) -> tuple[int, datetime | None]:
-    """How many jobs of a batch are found waiting in the store, and when the first of them is due."""
+    """How many jobs of a batch are found waiting to be due, and when the first of them is due."""
     due = [job.due_at for job in DelayedJobs(found.app).all(limit=_MOST) if job.batch_id == batch_id]
     return len(due), min(due, default=None)

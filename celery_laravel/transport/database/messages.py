@@ -211,32 +211,6 @@ class Messages:
         )
         self._database.run(lambda connection: connection.execute(statement))
 
-    def change_waiting(self, task_id: str, change: Callable[[str], str]) -> int:
-        """Change the texts of a job's delayed messages that no worker holds, have them ready at once, and say how many.
-
-        One transaction: a worker that asks meanwhile gets a message as it was,
-        in which case it is not counted, or as it is then. What ``change``
-        raises leaves all of them as they were.
-        """
-        columns = self._messages.c
-        free = sa.or_(columns.lease.is_(None), columns.visible_at <= self._now)
-        wanted = sa.select(columns.id, columns.queue, columns.payload).where(columns.task_id == task_id, free)
-        if not self._database.run(lambda connection: connection.execute(wanted).all()):
-            return 0  # without a lock that publishers might wait for
-        locked = wanted.order_by(columns.id).with_for_update(skip_locked=True)
-
-        def work(connection: Connection) -> list[str]:
-            rows = connection.execute(locked).all()
-            for row in rows:
-                texts = {"payload": change(row.payload), "lease": None}
-                at_once = {"visible_at": self._now, "ready_at": self._now}
-                connection.execute(self._messages.update().where(columns.id == row.id).values(**texts, **at_once))
-            return [str(row.queue) for row in rows]
-
-        queues = self._database.run(work, as_one=True)
-        self._database.news.announce(set(queues))
-        return len(queues)
-
     def next_due(self, queues: Iterable[str]) -> float | None:
         """In how many seconds the next message that is hidden now will show, by itself, or None."""
 

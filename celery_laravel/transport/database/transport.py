@@ -26,6 +26,7 @@ except ImportError as error:
 
 from celery_laravel.transport.database.channel import Channel
 from celery_laravel.transport.database.connection import Database, close_database, open_database
+from celery_laravel.transport.database.delayed import DelayedMessages
 from celery_laravel.transport.database.dialects import dialect_for
 from celery_laravel.transport.database.messages import Messages
 from celery_laravel.transport.database.news import Reader
@@ -35,7 +36,7 @@ from celery_laravel.transport.database.waker import Waker
 from celery_laravel.transport.keeper import LeaseKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from kombu import Connection as KombuConnection
 
@@ -153,14 +154,12 @@ class Transport(virtual.Transport):
         shown = url.render_as_string(hide_password=not include_password)
         return PREFIX + (shown if include_password else shown.replace(":***@", f":{mask}@", 1))
 
-    # -- what waits
+    # -- what is delayed
 
-    def change_waiting(self, task_id: str, change: Callable[[str], str]) -> int:
-        """Change the texts of a job's delayed messages, and let them be taken at once; return how many there were.
-
-        Those that a worker holds are left alone.
-        """
-        return self.messages.change_waiting(task_id, change)
+    @property
+    def delayed(self) -> DelayedMessages:
+        """The delayed messages, as they wait in the table."""
+        return DelayedMessages(self.database)
 
     # -- leases
 

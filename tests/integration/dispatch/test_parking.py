@@ -394,7 +394,8 @@ def test_what_is_sent_through_a_named_connection_is_moved_through_it(
 def test_the_database_broker_keeps_delays_itself(request: pytest.FixtureRequest, tmp_path: Any) -> None:
     for place in make_place(request, f"database+sqlite:///{tmp_path}/broker.db", "sqlite", tmp_path):
         place.app.tasks["anything"].apply_async(countdown=HOUR)
-        assert Bus(place.app).delayed.count() == 0
+        assert store_of(place.app).delays.count() == 0
+        assert Bus(place.app).delayed.count() == 1
 
 
 def test_a_store_in_memory_keeps_nothing_for_another_process(on_redis: Place) -> None:

@@ -254,7 +254,7 @@ def test_delayed_jobs(found: Examination, monkeypatch: pytest.MonkeyPatch):
     check_batches(found)
     finding = the_finding(found, "delayed")
     assert finding.level is Level.NOTE
-    assert "1 of them wait in the store" in finding.problem
+    assert "1 of them are delayed" in finding.problem
 
     now = clock.now()
     monkeypatch.setattr(clock, "now", lambda: now + 600)
@@ -279,7 +279,7 @@ def test_members_that_the_database_broker_delays_are_not_taken_for_lost(app: Cel
     embedded(app, tmp_path)
     batch = Bus(app).batch([app.tasks["charge"].s().set(countdown=600)]).dispatch()
     found = examine(app, batch=store_of(app).batches.find(batch.id), timeout=0.1)
-    assert [finding.check for finding in found.findings] == ["no-worker", "held"]
+    assert [finding.check for finding in found.findings] == ["no-worker", "delayed"]
     store_of(app).close()
 
 
