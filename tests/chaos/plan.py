@@ -31,9 +31,10 @@ return dies and how
 
 @dataclass(frozen=True)
 class Step:
-    """A point that a process came to; ``killed``: and got no further."""
+    """A point that a process of a worker came to; ``killed``: and got no further."""
 
     pid: int
+    worker: int
     point: str
     killed: bool
 
@@ -57,8 +58,8 @@ class Plan:
         """The points that were come to, in order."""
         steps = []
         for line in self._client.lrange(self._trail, 0, -1):
-            pid, point, *rest = line.split()
-            steps.append(Step(int(pid), point, bool(rest)))
+            pid, worker, point, *rest = line.split()
+            steps.append(Step(int(pid), int(worker), point, bool(rest)))
         return steps
 
     def end(self) -> None:
@@ -69,7 +70,7 @@ class Plan:
         """Come to a point, in a process of a worker."""
         if point.startswith(IGNORED):
             return
-        how = self._reach(keys=[self._key, self._trail], args=[point, os.getpid()])
+        how = self._reach(keys=[self._key, self._trail], args=[point, f"{os.getpid()} {os.getsid(0)}"])
         if how == "child":
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "worker":

@@ -78,17 +78,16 @@ class Sweep:
         At least once is what is promised of code: a start that was never
         settled does not count, and another one takes its place.
         """
-        killed = next((index for index, step in enumerate(self.trail) if step.killed), None)
+        killed = next((step for step in self.trail if step.killed), None)
         count = 0
         for index, step in enumerate(self.trail):
             if step.point != point:
                 continue
-            cut_off = killed is not None and index <= killed and self._died(step.pid, killed)
-            later = self.trail[index + 1 : None if killed is None else killed + 1]
+            later = self.trail[index + 1 :]
             is_settled = any(other.pid == step.pid and other.point == "store.settle:after" for other in later)
-            count += not cut_off or is_settled
+            count += is_settled or killed is None or not self._died(step, killed)
         return count
 
-    def _died(self, pid: int, killed: int) -> bool:
-        """Whether a process died in the kill: that one alone, or all of the worker."""
-        return self.how == "worker" or self.trail[killed].pid == pid
+    def _died(self, step: Step, killed: Step) -> bool:
+        """Whether a process died in the kill: that one alone, or all of its worker, in the moments that took."""
+        return step.worker == killed.worker if self.how == "worker" else step.pid == killed.pid
