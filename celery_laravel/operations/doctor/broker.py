@@ -46,12 +46,13 @@ def check_queues(found: Examination) -> None:
 
 def check_timeouts(found: Examination) -> None:
     """Find jobs that may run for longer than the broker waits before it delivers them again."""
-    visible_after, too_long = long_jobs(found.app)
-    if too_long:
-        jobs = ", ".join(f"{name} ({limit:g} s)" for name, limit in too_long.items())
-        problem = f"The broker delivers a job again after {visible_after:g} s, while these may run for longer: {jobs}."
-        advice = "Set visibility_timeout in 'broker_transport_options' to more than the longest."
-        found.findings.append(Finding("visibility-timeout", problem, advice))
+    wait, too_long = long_jobs(found.app)
+    if wait is not None and too_long:
+        problem = (
+            f"The broker delivers a job again after {wait.seconds:g} s ({wait.option}), although it still runs. "
+            f"These may run for as long or longer: {', '.join(str(job) for job in too_long)}."
+        )
+        found.findings.append(Finding("visibility-timeout", problem, wait.advice(too_long)))
 
 
 def _of_redis(found: Examination, connection: Any) -> list[Finding]:
