@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.utils import uuid
+from kombu.transport.redis import Channel
 
 from celery_laravel import MaxAttemptsExceededError
 from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.integration.jobs.conftest import Lab, MakeLab
@@ -29,7 +32,7 @@ REFUSED = "is not started: a copy of it runs"
 
 
 @pytest.fixture
-def kombus_redis(make_lab: MakeLab) -> Lab:
+def kombus_redis(make_lab: MakeLab) -> Iterator[Lab]:
     """kombu's own transport gives a message away after the visibility timeout, whether its worker lives or not."""
     lab = make_lab(laravel_safe_redis=False)
     lab.conf["broker_transport_options"] = {
@@ -37,19 +40,32 @@ def kombus_redis(make_lab: MakeLab) -> Lab:
         "visibility_timeout": VISIBILITY,
     }
     lab.app.conf.update(lab.conf)
-    return lab
+    with nullcontext() if hasattr(Channel, "unacked_restore_interval") else redelivering(lab):
+        yield lab
 
 
-def wait_for_copy(lab: Lab, workers: list[RunningWorker]) -> None:
-    """Wait until a copy was refused. Older kombus look for what is overdue every 100 seconds, so this does it."""
-    with lab.app.connection_for_write() as connection:
-        qos = connection.default_channel.qos
+@contextmanager
+def redelivering(lab: Lab) -> Iterator[None]:
+    """Look for what is overdue once a second, as older kombus do only every 100 seconds."""
+    is_over = threading.Event()
 
-        def is_refused() -> bool:
-            qos.restore_visible(interval=1)
-            return any(REFUSED in worker.log_text() for worker in workers)
+    def look() -> None:
+        with lab.app.connection_for_write() as connection:
+            qos = connection.default_channel.qos
+            while not is_over.wait(1):
+                qos.restore_visible(interval=1)
 
-        wait_until(is_refused, 40, interval=0.5, message="a copy was delivered")
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def wait_for_copy(workers: list[RunningWorker]) -> None:
+    wait_until(lambda: any(REFUSED in worker.log_text() for worker in workers), 40, message="a copy was delivered")
 
 
 def wait_for_no_message(lab: Lab) -> None:
@@ -67,7 +83,7 @@ def test_of_two_workers_that_get_a_job_one_runs_it(kombus_redis: Lab, pool: str)
     with lab.worker(pool=pool, env=SHORT_LEASES) as one, lab.worker(pool=pool, env=SHORT_LEASES) as two:
         result, key = lab.send("tries1", "wait:60+return:done")
         lab.wait_for(key, "runs")
-        wait_for_copy(lab, [one, two])
+        wait_for_copy([one, two])
         lab.go_on(key)
         assert result.get(timeout=30) == "done"
         wait_for_no_message(lab)
@@ -81,7 +97,7 @@ def test_of_two_workers_that_get_a_long_member_that_declares_no_limit_one_runs_i
         key = uuid()
         batch = lab.bus.batch([lab.sig("bare", "wait:60+return:done", key=key)]).dispatch()
         lab.wait_for(key, "runs")
-        wait_for_copy(lab, [one, two])
+        wait_for_copy([one, two])
         lab.go_on(key)
         ended = batch.wait(timeout=30)
         assert (ended.total_jobs, ended.failed_jobs, ended.pending_jobs) == (1, 0, 0)
@@ -96,7 +112,7 @@ def test_a_copy_of_a_job_that_has_failed_leaves_its_failure(kombus_redis: Lab) -
     with lab.worker(env=SHORT_LEASES) as one, lab.worker(env=SHORT_LEASES) as two:
         result, key = lab.send("tries1", "wait:60+raise:broken")
         lab.wait_for(key, "runs")
-        wait_for_copy(lab, [one, two])
+        wait_for_copy([one, two])
         lab.go_on(key)
         with pytest.raises(OSError, match="broken"):
             result.get(timeout=30)
@@ -112,7 +128,7 @@ def test_a_copy_uses_up_no_attempt_and_takes_over_when_the_worker_dies(kombus_re
         result, key = lab.send("tries3", "wait:60+return:first", "raise:again", "return:done")
         lab.wait_for(key, "runs")
         two = stack.enter_context(lab.worker(env=SHORT_LEASES))
-        wait_for_copy(lab, [one, two])
+        wait_for_copy([one, two])
         # The message that waits in its place is with a worker again: between the two, kombu's transport loses it.
         received = f"[{result.id}] received"
         wait_until(lambda: sum(worker.log_text().count(received) for worker in (one, two)) > 2)
@@ -128,7 +144,7 @@ def test_a_job_that_kills_every_worker_with_its_copies_starts_as_often_as_its_tr
     with lab.worker(env=SHORT_LEASES) as one, lab.worker(env=SHORT_LEASES) as two:
         result, key = lab.send("tries3", "wait:60+die", "die")
         lab.wait_for(key, "runs")
-        wait_for_copy(lab, [one, two])
+        wait_for_copy([one, two])
         lab.go_on(key)
         with pytest.raises(MaxAttemptsExceededError, match="attempt 4 of 3"):
             result.get(timeout=60)
@@ -163,7 +179,7 @@ def test_the_job_of_a_worker_whose_main_process_stands_still_is_not_started_agai
         one.send(signal.SIGSTOP)
         try:
             with lab.worker(env=SHORT_LEASES) as two:
-                wait_for_copy(lab, [two])
+                wait_for_copy([two])
                 lab.go_on(key)
                 over = "is not started: a copy of a turn that is over"
                 wait_until(lambda: over in two.log_text(), 40, message="the copy is dropped")
