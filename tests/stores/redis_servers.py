@@ -27,7 +27,8 @@ class OwnServer:
         self.process = ManagedProcess(command, log=folder / "log")
 
     def client(self) -> Any:
-        return Redis.from_url(self.url, decode_responses=True)
+        # Not by the URL: redis-py 4 then leaves the connection open when the client is closed.
+        return Redis(host="127.0.0.1", port=self.port, decode_responses=True)
 
     def start(self) -> None:
         self.process.start()

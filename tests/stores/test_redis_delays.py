@@ -46,8 +46,8 @@ def queue(redis_prefix: str) -> str:
 def test_what_is_due_is_pushed_longest_due_first_and_no_more_than_asked_for(
     store: RedisStore, client: Redis, queue: str
 ) -> None:
-    for number, entry in ((3, "c"), (1, "a"), (2, "b")):
-        store.delays.park([delayed(entry, delay=timedelta(milliseconds=number), target=queue)])
+    due = ((3, "c"), (1, "a"), (2, "b"))  # after one and the same instant
+    store.delays.park([delayed(entry, delay=timedelta(milliseconds=number), target=queue) for number, entry in due])
     store.delays.park([delayed("late", delay=HOUR, target=queue)])
     wait_until(lambda: store.delays.move(limit=2) == 2, 5)
     wait_until(lambda: store.delays.move(limit=2) == 1, 5)

@@ -131,6 +131,14 @@ def test_migrating_makes_the_tables_once_and_of_several_at_once_one_does(broker_
         tables.metadata.drop_all(server)
 
 
+def test_postgresql_is_told_to_clear_away_what_is_dead_early(broker_url: str, server: sa.Engine) -> None:
+    if server.dialect.name != "postgresql":
+        return
+    with server.connect() as other:
+        options = other.exec_driver_sql("SELECT reloptions FROM pg_class WHERE relname = 'celery_broker_messages'")
+        assert "autovacuum_vacuum_scale_factor=0.02" in options.scalar_one()
+
+
 def test_tables_of_a_newer_library_are_left_alone(broker_url: str, server: sa.Engine) -> None:
     options = BrokerOptions(broker_url.removeprefix("database+"), table_prefix="newer_")
     tables = Tables("newer_")

@@ -22,6 +22,12 @@ _INNODB: dict[str, Any] = {
 _PAYLOAD = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
+# Every row is dead soon; what is dead is in the way of whoever asks for the next.
+_VACUUM_EARLY: Any = sa.DDL(  # type: ignore[no-untyped-call]
+    "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)"
+).execute_if(dialect="postgresql")
+
+
 class _MySQLName(sa.types.TypeDecorator[str]):
     """A name as MySQL tells it from others.
 
@@ -77,10 +83,9 @@ class Tables:
             sa.Column("task_id", _name(LONGEST_TASK_ID)),
             # An id is never given twice: a late acknowledgement must not hit another message.
             sqlite_autoincrement=True,
-            # Every row is dead soon; what is dead is in the way of whoever asks for the next.
-            postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_threshold": "1000"},
             **_INNODB,
         )
+        sa.event.listen(self.messages, "after_create", _VACUUM_EARLY)
         columns = self.messages.c
         sa.Index(f"{prefix}messages_next", columns.queue, columns.priority, columns.visible_at, columns.id)
         has_task_id = columns.task_id.is_not(None)
