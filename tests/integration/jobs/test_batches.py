@@ -17,7 +17,7 @@ from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
     from celery_laravel import Batch
-    from tests.integration.jobs.conftest import Lab
+    from tests.integration.jobs.conftest import Lab, MakeLab
 
 pytestmark = [
     pytest.mark.redis,
@@ -247,11 +247,54 @@ def test_an_empty_batch_is_finished_at_once(lab: Lab) -> None:
     assert watched.called(2) == ["finally_", "then"]
 
 
-def test_a_revoked_member_does_not_leave_its_batch_waiting(lab: Lab) -> None:
+def test_a_member_that_has_expired_does_not_leave_its_batch_waiting(lab: Lab) -> None:
     watched = Watched(
         lab, [lab.sig("plain", "return:never", key=uuid()).set(expires=-1), *ok(lab)], allow_failures=True
     )
     assert watched.counts()[:2] == (2, 0)
+
+
+def was_told(lab: Lab, job_id: str) -> bool:
+    """Whether a worker knows that a job is revoked."""
+    return any(job_id in ids for ids in (lab.app.control.inspect().revoked() or {}).values())
+
+
+@pytest.mark.parametrize("task", ["plain", "tries3", "bare"])
+def test_a_member_that_is_revoked_before_a_worker_has_it_does_not_leave_its_batch_waiting(lab: Lab, task: str) -> None:
+    """The worker hears of it while it consumes nothing."""
+    queue, job_id, key = lab.places["queue"], uuid(), uuid()
+    lab.app.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
+    try:
+        watched = Watched(
+            lab, [lab.sig(task, "return:never", key=key).set(task_id=job_id), *ok(lab)], allow_failures=True
+        )
+        lab.app.control.revoke(job_id, reply=True, timeout=5, limit=1)
+        assert was_told(lab, job_id)
+    finally:
+        lab.app.control.add_consumer(queue, reply=True, timeout=5, limit=1)
+    assert watched.counts() == (2, 0, 1, 0)
+    assert watched.called(2) == ["catch", "finally_"]
+    assert lab.app.AsyncResult(job_id).state == "REVOKED"
+    assert lab.attempts(key) == []
+
+
+def test_a_member_that_is_revoked_while_it_is_prefetched_does_not_leave_its_batch_waiting(make_lab: MakeLab) -> None:
+    lab = make_lab(worker_prefetch_multiplier=4)
+    with lab.worker(concurrency=1) as worker:
+        blocked, key, job_id = uuid(), uuid(), uuid()
+        lab.send("bare", "wait:30", key=blocked)
+        lab.wait_for(blocked, "runs")
+        watched = Watched(
+            lab, [lab.sig("plain", "return:never", key=key).set(task_id=job_id), *ok(lab)], allow_failures=True
+        )
+        worker.wait_for_log(f"[{job_id}] received")
+        lab.app.control.revoke(job_id, reply=True, timeout=5, limit=1)
+        assert was_told(lab, job_id)
+        lab.go_on(blocked)
+        assert watched.counts() == (2, 0, 1, 0)
+        assert watched.called(2) == ["catch", "finally_"]
+        assert lab.app.AsyncResult(job_id).state == "REVOKED"
+        assert lab.attempts(key) == []
 
 
 def test_callbacks_that_are_owed_are_sent_by_any_worker_and_run_once(lab: Lab) -> None:
