@@ -107,6 +107,9 @@ def _declare_locked(app: Celery) -> None:
 
     layer = WithoutOverlapping(by="key", release_after=0.2, count_attempt=False)
     app.task(patient, name="patient", bind=True, shared=False, tries=1, middleware=[layer])
+    app.task(
+        patient, name="loose", bind=True, shared=False, middleware=[layer]
+    )  # the store is first asked for its lock
 
     @app.task(name="dispatch_once", shared=False, acks_late=False)
     def dispatch_once(key: str, name: str) -> None:

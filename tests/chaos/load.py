@@ -68,6 +68,7 @@ class Load:
             stage.sig("overlap", self.locks[0], f"{number}", 0.1).apply_async()
         for number in range(size // 2):
             stage.sig("patient", self.locks[1], f"{number}").apply_async()
+            stage.sig("loose", self.locks[2], f"{number}").apply_async()
             stage.sig("once", self.unique[number], "x", 0.2).apply_async()
 
     def wait_until_held(self) -> None:
@@ -119,7 +120,7 @@ class Load:
 
     def _locked(self) -> list[tuple[str, int]]:
         size = len(self.unique)
-        return [(self.locks[0], size * 2), (self.locks[1], size), *((key, 1) for key in self.unique)]
+        return [(self.locks[0], size * 2), *((key, size) for key in self.locks[1:]), *((key, 1) for key in self.unique)]
 
     def _kinds(self, members: list[tuple[Any, ...]]) -> set[str]:
         return {"catch", "finally"} if any("raise" in member for member in members) else {"then", "finally"}
@@ -150,7 +151,7 @@ class Load:
             entry.doubled += [f"locked jobs of {key}"] * (max(0, ends - number) if not may_repeat("overlap") else 0)
         records = stage.bus.failed.count() - self.failed_before
         entry.expect(records == FAILING, f"{records} records of {FAILING} failures")
-        attempts = stage.written(self.locks[1], "attempts")
+        attempts = [attempt for key in self.locks[1:] for attempt in stage.written(key, "attempts")]
         entry.expect(all(attempt == 1 for _, attempt in attempts), f"waiting used up attempts: {attempts}")
         for key, expected in self.scripted.items():
             runs = [run["attempt"] for run in stage.written(key, "runs")]

@@ -16,6 +16,7 @@ from celery_laravel.testing.processes import wait_until
 from tests.chaos.conftest import STAGES
 from tests.chaos.load import COUNTED, Load
 from tests.chaos.own_servers import OwnServer, own_server
+from tests.chaos.test_batches import Watched
 
 if TYPE_CHECKING:
     import random
@@ -33,8 +34,6 @@ LONGEST_DISPATCH = 30.0
 LONGEST_SHUTDOWN = 45.0
 """Seconds within which a worker stops whose jobs have ended, while only its store is away."""
 MINUTE = 60.0
-FROZEN = 20.0
-"""Seconds for which a server stands still."""
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +190,21 @@ def test_a_minute_without_the_broker(begin: Any, entry: Entry, rng: random.Rando
 
 
 @pytest.mark.promise("a store that stands still: calls end in bounded time, and nothing is lost or doubled")
-@pytest.mark.slow
-@pytest.mark.parametrize("store", STORES[:2])
-def test_a_store_that_stands_still(begin: Any, entry: Entry, rng: random.Random, store: str) -> None:
+@pytest.mark.short(1)
+@pytest.mark.parametrize(
+    ("store", "seconds"),
+    [
+        ("redis", 3),
+        *(pytest.param(*kind.values, 20, id=kind.id, marks=[*kind.marks, pytest.mark.slow]) for kind in STORES),
+    ],
+)
+def test_a_store_that_stands_still(begin: Any, entry: Entry, rng: random.Random, store: str, seconds: float) -> None:
     stage, server = begin("redis", store, own_side="store")
     pid = stage.workers[0].pid
     load = Load(stage)
     load.wait_until_held()
     time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
-    with server.frozen(FROZEN, entry):
+    with server.frozen(seconds, entry):
         look = expect_no_start(load, entry)
         look()
         load.let_go()
@@ -216,7 +221,7 @@ def test_a_broker_that_stands_still(begin: Any, entry: Entry, rng: random.Random
     load = Load(stage)
     load.wait_until_held()
     time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
-    with server.frozen(FROZEN, entry):
+    with server.frozen(20, entry):
         time.sleep(1)
         load.let_go()
     expect_end(stage, load, entry, pid, may_repeat=is_uncounted)
@@ -240,3 +245,33 @@ def test_a_worker_that_is_stopped_in_an_outage(begin: Any, entry: Entry, rng: ra
         entry.expect(took < LONGEST_SHUTDOWN, f"the worker took {took:.0f} s to stop")
     stage.start()
     expect_end(stage, load, entry, stage.workers[0].pid)
+
+
+@pytest.mark.promise("packs whose store is gone keep what they have done until it can be counted, also when stopped")
+@pytest.mark.slow
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["goes-on", "stopped"])
+@pytest.mark.parametrize("store", STORES[:2])
+def test_packs_outlive_an_outage(begin: Any, entry: Entry, rng: random.Random, store: str, is_stopped: bool) -> None:
+    """Four packs run when the store goes, and end without it: no member runs again."""
+    stage, server = begin("redis", store, own_side="store")
+    names = [f"{number}" for number in range(160)]
+    watched = Watched(stage, [("member", name, "return", 0.1) for name in names], is_watched=False, pack=40)
+    wait_until(lambda: len(stage.written(watched.key, "done")) > 20, 30)
+    time.sleep(rng.uniform(0, 1))  # a random moment is the point
+    with server.gone(LONGEST_SHUTDOWN, entry):
+        wait_until(lambda: len(stage.written(watched.key, "done")) >= len(names), 30)
+        if is_stopped:
+            began = time.monotonic()
+            stage.workers[0].terminate(90)
+            entry.fault("worker stopped")
+            took = time.monotonic() - began
+            entry.expect(took < LONGEST_SHUTDOWN, f"the worker took {took:.0f} s to stop")
+    stage.start()
+    try:
+        wait_until(lambda: {"then", "finally"} <= set(watched.called()), 90)
+        stage.wait_until_quiet(60)
+    except TimeoutError:
+        entry.lost += [f"{watched.fresh().pending_jobs} members"]
+    entry.expect_each(names, [step["name"] for step in stage.written(watched.key, "started")])
+    entry.expect_each(["then", "finally"], watched.called())
+    entry.judge()
