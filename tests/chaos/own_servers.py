@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from redis import Redis
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from celery_laravel.testing.local_servers import redis_server
 from celery_laravel.testing.processes import free_port, wait_until
@@ -73,6 +76,30 @@ class OwnServer:
         finally:
             thaw.cancel()
             _signal(pids, signal.SIGCONT)
+
+    @contextmanager
+    def read_only(self, seconds: float, entry: Entry) -> Iterator[None]:
+        """Let the server refuse changes, as a replica does, for so many seconds; Redis has no scripts afterwards."""
+        began = time.monotonic()
+        self._refuse_changes(True)
+        entry.fault(f"{self.kind} read-only for {seconds:.0f} s")
+        try:
+            yield
+            _wait_until(began + seconds)
+        finally:
+            self._refuse_changes(False)
+
+    def _refuse_changes(self, refuses: bool) -> None:
+        if self.kind == "redis":
+            with Redis.from_url(self.url) as client:
+                client.execute_command("REPLICAOF", *(["127.0.0.1", "1"] if refuses else ["NO", "ONE"]))
+                client.script_flush()
+        else:
+            engine = create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                value = "on" if refuses else "off"
+                connection.exec_driver_sql(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+                connection.exec_driver_sql("SELECT pg_reload_conf()")
 
     def _pids(self) -> list[int]:
         main = psutil.Process(self.process.pid)

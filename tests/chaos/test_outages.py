@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,12 @@ def begin(
     def make(broker: str, store: str, *, own_side: str) -> tuple[Stage, OwnServer]:
         entry.place = f"{broker} × {store}"
         server = own(broker if own_side == "broker" else store)
-        place = f"{server.broker_url} × {store}" if own_side == "broker" else f"{broker} × {server.url}"
-        stage = make_stage(place)
+        places = {
+            "broker": f"{server.broker_url} × {store}",
+            "store": f"{broker} × {server.url}",
+            "both": f"{server.broker_url} × {server.url}",
+        }
+        stage = make_stage(places[own_side])
         stages.append(stage)
         stage.start(concurrency=6)
         return stage, server
@@ -227,6 +232,25 @@ def test_a_broker_that_stands_still(begin: Any, entry: Entry, rng: random.Random
     expect_end(stage, load, entry, pid, may_repeat=is_uncounted)
 
 
+@pytest.mark.promise("a store that has become a replica, and forgets its scripts, is one that is gone for as long")
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES[:2])
+def test_a_store_that_is_read_only_for_a_while(begin: Any, entry: Entry, rng: random.Random, store: str) -> None:
+    stage, server = begin("redis", store, own_side="store")
+    pid = stage.workers[0].pid
+    load = Load(stage)
+    load.wait_until_held()
+    time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
+    with server.read_only(20, entry):
+        look = expect_no_start(load, entry)
+        load.let_go()
+        key = expect_refused(stage, entry)
+        look()
+    fresh = stage.app.tasks["once"].delay(key, "later")
+    entry.expect(not fresh.suppressed, "a dispatch that raised has left its lock")
+    expect_end(stage, load, entry, pid)
+
+
 @pytest.mark.promise("a worker that is stopped while its store is gone leaves nothing behind that is not kept")
 @pytest.mark.slow
 @pytest.mark.parametrize("store", STORES[:2])
@@ -245,6 +269,24 @@ def test_a_worker_that_is_stopped_in_an_outage(begin: Any, entry: Entry, rng: ra
         entry.expect(took < LONGEST_SHUTDOWN, f"the worker took {took:.0f} s to stop")
     stage.start()
     expect_end(stage, load, entry, stage.workers[0].pid)
+
+
+@pytest.mark.promise("a worker that is stopped while broker and store are gone leaves nothing behind that is not kept")
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_while_all_is_gone(begin: Any, entry: Entry, rng: random.Random) -> None:
+    """One Redis is both. What has ended is kept by the process that ran it, which the worker's shutdown waits for."""
+    stage, server = begin("redis", "redis", own_side="both")
+    load = Load(stage)
+    load.wait_until_held()
+    time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
+    with server.gone(30, entry):
+        load.let_go()
+        time.sleep(1)
+        stage.workers[0].send(signal.SIGTERM)
+        entry.fault("worker stopped")
+    stage.workers[0].process.wait(60)
+    stage.start()
+    expect_end(stage, load, entry, stage.workers[0].pid, may_repeat=is_uncounted)
 
 
 @pytest.mark.promise("packs whose store is gone keep what they have done until it can be counted, also when stopped")
