@@ -8,13 +8,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from celery._state import get_current_task
 from celery.app.task import Context, Task
 from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
-from celery.states import RETRY
+from celery.states import READY_STATES, RETRY
 from kombu.serialization import loads, registry
 
-from celery_laravel import events
+from celery_laravel import clock, events
 from celery_laravel.attempt.deadline import deadline_of
 from celery_laravel.dispatch.connections import send_through
 from celery_laravel.message.canvas import change_headers, members_of
@@ -37,6 +38,10 @@ _OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered", 
 
 _RECORD_FOLLOWS = (0.1, 0.2, 0.4, 0.6, 0.7)
 """Seconds between looks for the record of a job that has just been counted as failed."""
+
+_RESULT_FOLLOWS = 2.0
+"""Seconds after a failure within which its result is waited for, which Celery stores when the record is kept."""
+_LOOK = 0.05
 
 
 def records_of(app: Celery, job_ids: Iterable[str]) -> list[FailedJob]:
@@ -67,7 +72,9 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     in this very moment takes the job with it. A record that went only after the
     sending could be that of the next failure, from a job that fails at once.
     A member of a batch is pending from then on, with the rest of its chain. A
-    job of another broker goes back there, if the app knows its name.
+    job of another broker goes back there, if the app knows its name. Of a
+    failure that is a moment old, the result is waited for, for two seconds at
+    most: Celery would store it over what comes of the retry.
 
     Raises:
         ContentDisallowed: Its payload is in a serializer that ``accept_content`` does not name.
@@ -81,6 +88,9 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     if header.chain is not None:
         for rest in (signature.options.get("chain"), signature.options.get("chord")):
             change_headers(rest, lambda following: replace(following, chain=next_round(following.chain)))
+    is_failing_here = _is_running_here(job.id)
+    if not is_failing_here:
+        _await_failure(app, job, signature)
     records = failed_jobs_of(app)
     if not records.forget(job.id):
         return False
@@ -98,6 +108,8 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     except BaseException:
         records.record(job)
         raise
+    if is_failing_here:  # called by a receiver of its `job_failed`: Celery is to store nothing over the new state
+        get_current_task().request.ignore_result = True
     return True
 
 
@@ -115,6 +127,31 @@ def _revive(app: Celery, job: FailedJob, signature: Signature, header: Header) -
     rest = [*members_of(signature.options.get("chain"), header.batch_id)]
     rest += members_of(signature.options.get("chord"), header.batch_id)
     store_of(app).batches.revive(header.batch_id, header.index, job_id=job.id, skips=rest)
+
+
+def _is_running_here(job_id: str) -> bool:
+    """Whether this thread or greenlet is about to end the job, so that waiting for its end would be in vain."""
+    task = get_current_task()
+    return task is not None and task.request.id == job_id and not task.request.is_eager
+
+
+def _await_failure(app: Celery, job: FailedJob, signature: Signature) -> None:
+    """Wait until the result of a failure that has just been recorded is stored, if it is to be."""
+    left = _RESULT_FOLLOWS - max(0.0, clock.now() - job.failed_at.timestamp())
+    if left <= 0 or not _stores_result(app, job, signature):
+        return
+    end = time.monotonic() + left
+    try:
+        while app.backend.get_state(job.id) not in READY_STATES and time.monotonic() < end:
+            time.sleep(_LOOK)
+    except Exception:
+        logger.exception("The result of %s cannot be looked at; it is retried all the same", job.id)
+
+
+def _stores_result(app: Celery, job: FailedJob, signature: Signature) -> bool:
+    if isinstance(app.backend, DisabledBackend) or app.backend.as_uri() == "rpc://":
+        return False
+    return not signature.options.get("ignore_result", getattr(app.tasks.get(job.task), "ignore_result", False))
 
 
 def _await_anew(app: Celery, job: FailedJob, signature: Signature) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.utils import uuid
 
 from celery_laravel.testing.processes import wait_until
 
@@ -55,3 +56,33 @@ def test_what_is_stored_of_it_is_how_it_ended(
     assert lab.app.AsyncResult(result.id).state == state
     assert lab.written(key, "task_retry") == [reason]
     assert len(lab.written(key, "runs")) == 2
+
+
+def test_a_record_that_is_retried_before_its_failure_is_stored_keeps_its_new_end(
+    place: tuple[Lab, RunningWorker],
+) -> None:
+    lab, worker = place
+    result, key = lab.send("tries1", "raise:first", "raise:second", key=f"held-{uuid()}")
+    wait_until(lambda: lab.bus.failed.find(result.id), interval=0.01)
+    assert lab.bus.failed.retry(result.id) == 1
+    for error in ("first", "second"):
+        worker.wait_for_log(f"Task tries1[{result.id}] raised unexpected: OSError('{error}')")
+    assert str(lab.app.AsyncResult(result.id).result) == "second"
+    assert lab.attempts(key) == [1, 1]
+    assert lab.bus.failed.find(result.id).exception == "OSError: second"
+
+
+def test_a_batch_that_is_retried_by_its_catch_keeps_its_new_end(place: tuple[Lab, RunningWorker]) -> None:
+    """The catch comes when the failure is counted, which is before its record is kept and its result stored."""
+    lab, worker = place
+    key = f"held-{uuid()}"
+    batch = lab.bus.batch([lab.sig("tries1", "raise:first", "wait+return:done", key=key)]).dispatch()
+    wait_until(lambda: batch.fresh().failed_jobs == 1, interval=0.01)
+    batch.retry()
+    job_id = lab.wait_for(key, "runs", 2)[1]["id"]
+    worker.wait_for_log(f"Task tries1[{job_id}] raised unexpected: OSError('first')")
+    assert lab.app.AsyncResult(job_id).state != "FAILURE"
+    lab.go_on(key)
+    finished = batch.wait(timeout=30)
+    assert (finished.failed_jobs, finished.pending_jobs) == (0, 0)
+    assert lab.app.AsyncResult(job_id).get(timeout=30) == "done"

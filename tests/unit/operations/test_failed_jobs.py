@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.app.trace import build_tracer
+from celery.states import FAILURE, RETRY, STARTED
+from celery.utils import uuid
 
-from celery_laravel import Bus
+from celery_laravel import Bus, signals
+from celery_laravel.dispatch import failed_jobs
 from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
 from celery_laravel.runtime import runtime_of
+from celery_laravel.worker.results import CAN_BE_KEPT_FROM_STORING
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def failed_job(app: Celery) -> FailedJob:
     """The record of a job that failed, made in a worker's way."""
-    from celery.app.trace import build_tracer
-    from celery.utils import uuid
 
     @app.task(name="breaks", tries=1)
     def breaks(number: int) -> None:
@@ -85,3 +90,83 @@ def test_a_record_that_was_forgotten_is_not_waited_for_long(app: Celery, monkeyp
     monkeypatch.setattr(time, "sleep", waited.append)
     assert not records_of(app, ["forgotten"])
     assert sum(waited) == pytest.approx(2)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, in which a clock goes on and nothing else does."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    return slept
+
+
+def aged(app: Celery, job: FailedJob, *, by: float) -> FailedJob:
+    """The record as it would be if the job had failed so many seconds earlier; its result is not stored yet."""
+    app.backend.store_result(job.id, None, STARTED)
+    return replace(job, failed_at=datetime.now(timezone.utc) - timedelta(seconds=by))
+
+
+def test_the_result_of_a_failure_that_is_a_moment_old_is_waited_for(
+    app: Celery, failed_job: FailedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = aged(app, failed_job, by=0)
+    pauses: list[float] = []
+
+    def store_in_the_meantime(pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 3:
+            app.backend.store_result(job.id, ValueError(7), FAILURE)
+
+    monkeypatch.setattr(time, "sleep", store_in_the_meantime)
+    assert retry_failed_job(app, job)
+    assert len(pauses) == 3
+    assert app.AsyncResult(job.id).state == RETRY
+
+
+@pytest.mark.parametrize(("age", "bounds"), [(0, (1.5, 2.1)), (1.5, (0, 0.6)), (60, (0, 0)), (-60, (1.5, 2.1))])
+def test_a_result_that_does_not_come_is_waited_for_for_two_seconds_after_the_failure(
+    app: Celery, failed_job: FailedJob, slept: list[float], age: float, bounds: tuple[float, float]
+) -> None:
+    """Whatever the clock of the worker said."""
+    assert retry_failed_job(app, aged(app, failed_job, by=age))
+    assert bounds[0] <= sum(slept) <= bounds[1]
+
+
+def test_a_result_that_is_ignored_is_not_waited_for(app: Celery, failed_job: FailedJob, slept: list[float]) -> None:
+    app.tasks["breaks"].ignore_result = True
+    signature = failed_jobs.signature_of(app, failed_job.payload)
+    signature.options.pop("ignore_result", None)
+    failed_jobs._await_failure(app, aged(app, failed_job, by=0), signature)
+    failed_jobs._await_failure(app, aged(app, failed_job, by=0), signature.set(ignore_result=True))
+    assert slept == []
+
+
+def test_a_result_backend_that_does_not_answer_keeps_nobody_from_retrying(
+    app: Celery, failed_job: FailedJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(app.backend, "get_state", refuse)
+    assert retry_failed_job(app, failed_job)
+    assert "it is retried all the same" in caplog.text
+
+
+@pytest.mark.skipif(not CAN_BE_KEPT_FROM_STORING, reason="Celery 5.5 stores the failure whatever its message says")
+def test_a_job_that_a_receiver_of_its_failure_retries_is_awaited_anew(app: Celery, slept: list[float]) -> None:
+    @app.task(name="breaks", tries=1)
+    def breaks() -> None:
+        raise ValueError
+
+    def retry(task_id: str, **_: Any) -> None:
+        assert Bus(app).failed.retry(task_id) == 1
+
+    signals.job_failed.connect(retry)
+    try:
+        request = {"id": uuid(), "args": (), "kwargs": {}, "delivery_info": {"routing_key": app.main}}
+        build_tracer("breaks", app.tasks["breaks"], app=app)(request["id"], (), {}, request)
+    finally:
+        signals.job_failed.disconnect(retry)
+    assert app.AsyncResult(request["id"]).state == RETRY
+    assert (waiting(app), Bus(app).failed.count(), slept) == (1, 0, [])
