@@ -60,22 +60,48 @@ class BatchFinishedError(CeleryLaravelError):
 
 
 class BatchDispatchError(CeleryLaravelError):
-    """A batch could not be dispatched to its end. It has been cancelled; what was sent may run.
+    """A batch could not be dispatched to its end; what was sent may run. Do not dispatch all of it again.
 
     Attributes:
         batch_id: The batch.
         sent: How many of its signatures were sent.
+        ending: What became of the batch.
+
+            - ``"cancelled"``: it is cancelled, and finishes when what was sent has ended.
+            - ``"kept"``: the store was away; the broker keeps word of that until a worker has told the store.
+            - ``"open"``: neither store nor broker took it. The batch is not cancelled, and
+              does not finish until it is closed: `Batch.close`.
+            - ``"unclosed"``: as before, but every job was sent. Only closing is left to be done.
+        unsent: Of an ``"open"`` batch the members that were counted and not
+            sent, as ranges of their indices (first, last), for `Batch.close`.
     """
 
-    def __init__(self, batch_id: str, sent: int) -> None:
-        super().__init__(batch_id, sent)
+    def __init__(
+        self, batch_id: str, sent: int, ending: str = "cancelled", unsent: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        super().__init__(batch_id, sent, ending, unsent)
         self.batch_id = batch_id
         self.sent = sent
+        self.ending = ending
+        self.unsent = unsent
 
     def __str__(self) -> str:
+        command = f"`celery -A app laravel close-batch {self.batch_id}"
+        if self.ending == "unclosed":
+            return (
+                f"All {self.sent} jobs of batch {self.batch_id!r} were sent, but neither the store nor the broker took "
+                f"note that these are all, so that it cannot finish. Do not dispatch it again: close it when the store "
+                f"is back, by Batch.close() or {command}`."
+            )
+        what = f"The dispatch of batch {self.batch_id!r} failed after {self.sent} jobs were sent; "
+        if self.ending == "cancelled":
+            return what + "the batch has been cancelled."
+        if self.ending == "kept":
+            return what + "the broker keeps word that it is to be cancelled, until a worker can tell the store."
+        unsent = "".join(f" --unsent {first}-{last}" for first, last in self.unsent)
         return (
-            f"The dispatch of batch {self.batch_id!r} failed after {self.sent} jobs were sent; "
-            "the batch has been cancelled."
+            what + "neither the store nor the broker took note of it, so that the batch is neither cancelled nor "
+            f"closed, and cannot finish. Close it when the store is back: {command} --incomplete{unsent}`."
         )
 
 

@@ -1,4 +1,4 @@
-"""``batches``, ``batch``, ``retry-batch``, ``cancel-batch`` and ``prune-batches``."""
+"""``batches``, ``batch``, ``retry-batch``, ``cancel-batch``, ``close-batch`` and ``prune-batches``."""
 
 from __future__ import annotations
 
@@ -104,6 +104,31 @@ def cancel_batch(ctx: click.Context, batch_id: str) -> None:
         return
     after = found.cancel()
     session.output.say(f"The batch is cancelled; {count(after.pending_jobs, 'job')} outstanding.")
+
+
+def _range(_: Any, __: Any, given: tuple[str, ...]) -> list[tuple[int, int]]:
+    ranges = []
+    for text in given:
+        first, _, last = text.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise click.BadParameter(f"{text!r} is no range of numbers, such as 1000-1499.")
+        ranges.append((int(first), int(last)))
+    return ranges
+
+
+@click.command("close-batch")
+@click.argument("batch_id", metavar="ID")
+@click.option("--incomplete", is_flag=True, help="Not all jobs were sent: cancel the batch, and never call `then`.")
+@click.option("--unsent", multiple=True, metavar="FIRST-LAST", callback=_range, help="Jobs that will never come.")
+@click.pass_context
+def close_batch(ctx: click.Context, batch_id: str, incomplete: bool, unsent: list[tuple[int, int]]) -> None:
+    """Say that the dispatch of a batch is over, for a program that died or found the store away.
+
+    Do that when the program no longer sends, or what it sends is refused.
+    """
+    session = session_of(ctx)
+    after = find_batch(session, batch_id).close(incomplete=incomplete, unsent=unsent)
+    session.output.say(f"The batch is closed; {count(after.pending_jobs, 'job')} outstanding.")
 
 
 @click.command("prune-batches")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from celery_laravel.cli.batches import batch, batches, cancel_batch, prune_batches, retry_batch
+from celery_laravel.cli.batches import batch, batches, cancel_batch, close_batch, prune_batches, retry_batch
 from celery_laravel.cli.delayed import cancel_delayed, delayed
 from celery_laravel.cli.doctor import doctor
 from celery_laravel.cli.exits import plain_errors
@@ -38,7 +38,7 @@ def laravel(ctx: click.Context, /, **_: Any) -> None:
 
 
 _FAILED_JOBS = (failed, retry, forget, flush, prune_failed)
-_BATCHES = (batches, batch, retry_batch, cancel_batch, prune_batches)
+_BATCHES = (batches, batch, retry_batch, cancel_batch, close_batch, prune_batches)
 _DELAYED_JOBS = (delayed, cancel_delayed)
 for _command in (*_FAILED_JOBS, *_BATCHES, *_DELAYED_JOBS, locks, unlock, migrate, doctor):
     laravel.add_command(_command)

@@ -9,14 +9,17 @@ from celery import current_app
 from celery_laravel import events
 from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
 from celery_laravel.dispatch.members import publish_members
+from celery_laravel.dispatch.plain_batch import as_plain
 from celery_laravel.dispatch.watching import async_snapshots, snapshots
 from celery_laravel.errors import BatchNotFoundError
 from celery_laravel.message.arguments import envelope, register_decoder
+from celery_laravel.stores.dispatch_ends import end_dispatch
 from celery_laravel.stores.factory import store_of
+from celery_laravel.stores.records import DispatchEnd
 from celery_laravel.stores.serialization import batch_from_data, batch_to_data
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from celery import Celery
@@ -138,24 +141,7 @@ class Batch:
 
     def to_dict(self) -> dict[str, Any]:
         """The batch as values that JSON can carry; instants in ISO 8601, and of the failed jobs at most 100 ids."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "total_jobs": self.total_jobs,
-            "pending_jobs": self.pending_jobs,
-            "processed_jobs": self.processed_jobs,
-            "failed_jobs": self.failed_jobs,
-            "skipped_jobs": self.skipped_jobs,
-            "failed_job_ids": list(self._record.failed_job_ids),
-            "progress": self.progress,
-            "finished": self.finished,
-            "cancelled": self.cancelled,
-            "allows_failures": self.allows_failures,
-            "options": dict(self.options),
-            "created_at": self.created_at.isoformat(),
-            "cancelled_at": self.cancelled_at.isoformat() if self.cancelled_at else None,
-            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
-        }
+        return as_plain(self, self._record.failed_job_ids)
 
     # -- what can be done with it
 
@@ -168,6 +154,7 @@ class Batch:
             BatchFinishedError: The batch has finished; nothing was added.
             BatchNotFoundError: It is no longer in the store.
             BatchDispatchError: Not all could be sent; the batch is cancelled.
+            StoreUnavailableError: The store did not answer, and nothing was sent.
             ConfigurationError: The batch goes through a connection that this
                 process does not know.
         """
@@ -177,8 +164,7 @@ class Batch:
     def cancel(self) -> Batch:
         """Cancel the batch, and return it as it is then.
 
-        Jobs that ask (``self.batch.cancelled``) see it; nothing is stopped by
-        force. Cancelling twice changes nothing.
+        Jobs that ask (``self.batch.cancelled``) see it; nothing is stopped by force. The second time changes nothing.
 
         Raises:
             BatchNotFoundError: It is no longer in the store.
@@ -190,6 +176,20 @@ class Batch:
         if change.changed:
             events.send(events.batch_cancelled, self._celery, batch=batch)
         return batch
+
+    def close(self, *, incomplete: bool = False, unsent: Iterable[tuple[int, int]] = ()) -> Batch:
+        """Say that the batch's dispatch is over, where its program could not: the batch cannot finish before that.
+
+        Of an ``incomplete`` one not all jobs were sent: it is cancelled, and ``then`` is never called. ``unsent`` are
+        members that were counted and not sent, as `BatchDispatchError` names them. Workers send what becomes due.
+
+        Raises:
+            BatchNotFoundError: It is no longer in the store.
+        """
+        ranges = tuple(unsent)
+        broken = incomplete or bool(ranges)
+        end_dispatch(self._store.batches, DispatchEnd(self.id, True, broken, broken, ranges))
+        return self._look()
 
     def retry(self) -> Batch:
         """Try the failed jobs again, and return the batch as it is then.

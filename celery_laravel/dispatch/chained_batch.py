@@ -14,10 +14,11 @@ from celery.canvas import Signature
 from celery.utils import uuid
 
 from celery_laravel.dispatch.callbacks import as_data
+from celery_laravel.dispatch.ending import Taken, end_surely
 from celery_laravel.dispatch.members import members_of_batch, options_for, send_slice
-from celery_laravel.errors import ConfigurationError
+from celery_laravel.errors import BatchNotFoundError, ConfigurationError
 from celery_laravel.message.canvas import tasks_of
-from celery_laravel.stores.records import BatchChange, Callback, NewBatch
+from celery_laravel.stores.records import BatchChange, Callback, DispatchEnd, NewBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -104,9 +105,26 @@ class ChainedBatch:
             self._send(record, _before(record), after_change)
         return record
 
-    def close(self) -> BatchChange:
-        """Say that the dispatch is over."""
-        return self._store.batches.close(self._data["id"])
+    def close(self, where: Callable[[], Mapping[str, Any]] = dict) -> BatchChange | None:
+        """Say that the dispatch is over; None when the broker keeps that for the store.
+
+        Args:
+            where: Gives the options that send a message to this job's queue.
+
+        Raises:
+            BatchNotFoundError: The batch has been deleted.
+            Exception: Neither store nor broker takes it: what keeps the store from it.
+        """
+        ending = end_surely(self._app, self._store, DispatchEnd(self._data["id"], closes=True), where)
+        if ending.taken is Taken.NOBODY and ending.error is not None:
+            raise ending.error
+        if ending.taken is Taken.STORE and ending.change is None:
+            raise BatchNotFoundError(self._data["id"])
+        return ending.change
+
+    def cancel(self, where: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """Cancel the batch: its job has failed. Where neither store nor broker takes that, the log says so."""
+        end_surely(self._app, self._store, DispatchEnd(self._data["id"], cancels=True), where)
 
     def _send(
         self, record: BatchRecord, before: Iterable[Callback], after_change: Callable[[BatchChange | None], None]

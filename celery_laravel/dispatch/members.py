@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from celery.canvas import Signature
 from celery_laravel.dispatch.bulk import BulkPublisher, Member, MemberOptions, is_single
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import producers_of
+from celery_laravel.dispatch.ending import Ending, Taken, address_of, end_surely
 from celery_laravel.dispatch.packing import PackingPublisher, packs, size_of
-from celery_laravel.errors import BatchDispatchError, ConfigurationError
+from celery_laravel.errors import BatchDispatchError, ConfigurationError, StoreUnavailableError
 from celery_laravel.message.canvas import tasks_of
 from celery_laravel.message.header import read_header
 from celery_laravel.settings import settings_of
-from celery_laravel.stores.records import MemberEnd, MemberState
+from celery_laravel.stores.records import DispatchEnd, MemberEnd, MemberState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,12 +28,30 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_laravel.stores.contracts import Store
-    from celery_laravel.stores.records import BatchRecord
+    from celery_laravel.stores.records import BatchChange, BatchRecord
 
 logger = logging.getLogger(__name__)
 
 SLICE = 1000
 """Signatures that are held in memory, counted and published together."""
+
+
+@dataclass
+class Dispatch:
+    """What has become of the jobs on their way into a batch."""
+
+    asked: MemberOptions
+    sent: int = 0
+    """Signatures that went out."""
+    members: int = 0
+    """Members that were added for them."""
+    end: int = 0
+    """The index after the last of those."""
+    last: Member | None = None
+
+    def end_surely(self, app: Celery, store: Store, end: DispatchEnd) -> Ending:
+        """Write down how it ended; see `ending.end_surely`."""
+        return end_surely(app, store, end, lambda: address_of(app, self.asked, self.last), self.asked.connection)
 
 
 def publish_members(
@@ -44,48 +63,63 @@ def publish_members(
     on_progress: Callable[[int], Any] | None = None,
     on_start: Callable[[], Any] | None = None,
     countdown: float | None = None,
-) -> int:
-    """Add jobs to a batch and send them, slice by slice; return how many signatures were sent.
+    on_end: Callable[[BatchChange], Any] | None = None,
+) -> Dispatch:
+    """Add jobs to a batch and send them, slice by slice; return how far that has come.
 
     The batch grows by a slice before the slice's messages go out, so no member
     can end before it is counted. ``on_start`` is called before that, once the
     first slice has been found in order; ``on_progress`` after each slice, with
     how many signatures have been sent so far. ``countdown`` is that of members
-    which name none. Queue and connection are among the batch's options.
+    which name none. Queue and connection are among the batch's options. With
+    ``on_end``, a dispatch that fails midway closes the batch, and what that
+    changed is given to it.
 
     Raises:
         TypeError: The very first slice holds something that is no signature; nothing was added.
         ConfigurationError: It holds a task that is no job; nothing was added.
+        StoreUnavailableError: The store did not answer, and nothing was sent.
+        BatchFinishedError: The batch has finished; nothing was sent.
+        BatchNotFoundError: It is not known; nothing was sent.
         BatchDispatchError: Something failed later. The batch has been
             cancelled, and the members that were not sent, or the one that
-            could not be taken from the iterable, are counted as never to run.
+            could not be taken from the iterable, are counted as never to run;
+            or that is still to be done, as the error says.
     """
-    sent = 0
     asked = options_for(batch, countdown)
     producers_of(app, asked.connection)
     slices = _slices(app, signatures)
     members = next(slices, None)
     if on_start is not None:
         on_start()
+    dispatch = Dispatch(asked)
+    broken = DispatchEnd(batch.id, closes=on_end is not None, cancels=True, is_incomplete=True)
     while members is not None:
-        first = store.batches.add(batch.id, sum(member.size for member in members))
+        size = sum(member.size for member in members)
+        try:
+            first = store.batches.add(batch.id, size)
+        except Exception as error:
+            if not dispatch.sent:
+                raise
+            if isinstance(error, StoreUnavailableError):
+                broken = replace(broken, lost=(dispatch.end, size))
+            raise _broken_off(app, store, dispatch, broken, on_end) from error
+        dispatch.last = members[0]
         unsent = send_slice(app, store, asked, members, first)
         if unsent is not None:
-            sent += len(unsent.sent)
-            _count_out(store, batch.id, unsent.sent, members, first)
-            store.batches.cancel(batch.id)
-            raise BatchDispatchError(batch.id, sent) from unsent.error
-        sent += len(members)
+            dispatch.sent += len(unsent.sent)
+            broken = replace(broken, unsent=_not_among(unsent.sent, members, first))
+            raise _broken_off(app, store, dispatch, broken, on_end) from unsent.error
+        dispatch.sent += len(members)
+        dispatch.members += size
+        dispatch.end = first + size
         try:
             if on_progress is not None:
-                on_progress(sent)
+                on_progress(dispatch.sent)
             members = next(slices, None)
         except Exception as error:
-            missing = store.batches.add(batch.id, 1)  # the job that could not be made keeps `then` from firing
-            store.batches.end_member(MemberEnd(batch.id, missing, "", MemberState.SKIPPED))
-            store.batches.cancel(batch.id)
-            raise BatchDispatchError(batch.id, sent) from error
-    return sent
+            raise _broken_off(app, store, dispatch, broken, on_end) from error
+    return dispatch
 
 
 def options_for(batch: BatchRecord, countdown: float | None) -> MemberOptions:
@@ -210,17 +244,31 @@ def _run_eagerly(app: Celery, store: Store, member: Signature) -> None:
                 store.batches.end_member(MemberEnd(header.batch_id, header.index, "", MemberState.SKIPPED))
 
 
-def _count_out(store: Store, batch_id: str, sent: Sequence[int], members: list[Member], first: int) -> None:
-    """Count the members of a slice that were not sent as never to run."""
+def _broken_off(
+    app: Celery, store: Store, dispatch: Dispatch, end: DispatchEnd, on_end: Callable[[BatchChange], Any] | None
+) -> BatchDispatchError:
+    ending = dispatch.end_surely(app, store, end)
+    if ending.taken is Taken.NOBODY:
+        return BatchDispatchError(end.batch_id, dispatch.sent, "open", end.unsent)
+    if ending.taken is Taken.BROKER:
+        return BatchDispatchError(end.batch_id, dispatch.sent, "kept")
+    if on_end is not None and ending.change is not None:
+        on_end(ending.change)
+    return BatchDispatchError(end.batch_id, dispatch.sent)
+
+
+def _not_among(sent: Sequence[int], members: list[Member], first: int) -> tuple[tuple[int, int], ...]:
+    """The members of a slice that were not sent, as ranges of indices."""
     went_out = set(sent)
-    missing = [
-        index + offset
-        for position, (index, member) in enumerate(zip(_indices(members, first), members, strict=True))
-        if position not in went_out
-        for offset in range(member.size)
-    ]
-    if missing:
-        store.batches.end_member(MemberEnd(batch_id, missing[0], "", MemberState.SKIPPED, tuple(missing[1:])))
+    ranges: list[tuple[int, int]] = []
+    for position, (index, member) in enumerate(zip(_indices(members, first), members, strict=True)):
+        if position in went_out:
+            continue
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1] = (ranges[-1][0], index + member.size - 1)
+        else:
+            ranges.append((index, index + member.size - 1))
+    return tuple(ranges)
 
 
 def _indices(members: list[Member], first: int) -> list[int]:

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.json import dumps, loads
 
-from celery_laravel import events
-from celery_laravel.dispatch.batch import Batch
+from celery_laravel.dispatch.batch_dispatch import dispatch_batch
 from celery_laravel.dispatch.callbacks import as_data, callback_of
 from celery_laravel.dispatch.chained_batch import step_of
 from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import check_connection
 from celery_laravel.dispatch.dispatcher import is_met
-from celery_laravel.dispatch.members import publish_members
 from celery_laravel.dispatch.packing import PACK, check_size
-from celery_laravel.errors import BatchDispatchError
 from celery_laravel.message.durations import delay_in_seconds
-from celery_laravel.stores.factory import store_of
-from celery_laravel.stores.records import BatchChange, Callback, NewBatch
+from celery_laravel.stores.records import NewBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +25,9 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from celery.canvas import Signature
+
+    from celery_laravel.dispatch.batch import Batch
+    from celery_laravel.stores.records import BatchChange
 
 
 _WITH_EXCEPTION = frozenset({"catch", "failure"})
@@ -160,6 +159,11 @@ class PendingBatch:
         thousand, so a generator is never held as a whole. Callbacks can fire
         only when all have been sent. An empty batch finishes at once.
 
+        A store that goes away when all jobs have been sent fails no dispatch: the
+        broker keeps word that these are all, and the batch finishes when a
+        worker has passed that on. The batch that is returned is then as it was
+        when its jobs were sent.
+
         Args:
             on_progress: Called after each slice with how many signatures have
                 been sent so far, for a progress bar. What it raises ends the
@@ -169,38 +173,16 @@ class PendingBatch:
             TypeError: A job is no signature, and nothing was sent.
             ConfigurationError: A task is no job, as `install` has not been
                 called, or the store cannot be used; nothing was sent.
-            BatchDispatchError: Something failed midway; the batch is cancelled.
-            StoreUnavailableError: The store did not answer, and nothing was sent.
+            BatchDispatchError: Something failed after jobs had been sent: the
+                broker, the store, the iterable, ``on_progress``. The batch is
+                cancelled, what was counted and not sent is counted as never to
+                run, and what was sent goes on. While the store is away the
+                broker keeps word of that, which a worker passes on; where it
+                does not answer either, for ten seconds, the error says so and
+                how to close the batch (`Batch.close`).
+            StoreUnavailableError: The store did not answer, and no job was sent.
         """
-        store = store_of(self._app)
-        new = self._new()
-        record = store.batches.create(new)
-        before = [Callback("before", *numbered) for numbered in enumerate(new.callbacks.get("before", ()))]
-
-        def start() -> None:
-            self._after_change(BatchChange(record, changed=True, due=tuple(before)))
-
-        try:
-            publish_members(
-                self._app,
-                store,
-                record,
-                self._jobs,
-                on_progress=on_progress,
-                on_start=start if before else None,
-                countdown=self._countdown,
-            )
-        except BatchDispatchError:
-            self._after_change(store.batches.close(record.id))
-            raise
-        except Exception:
-            store.batches.delete(record.id)
-            raise
-        change = store.batches.close(record.id)
-        batch = Batch(change.batch, self._app)
-        events.send(events.batch_dispatched, self._app, batch=batch)
-        self._after_change(change)
-        return batch
+        return dispatch_batch(self._app, self._new(), self._jobs, self._after_change, on_progress, self._countdown)
 
     def dispatch_if(self, condition: Any) -> Batch | None:
         """Dispatch if a condition holds: a value, or a callable without arguments. None when it does not."""

@@ -16,11 +16,12 @@ from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.failed_jobs import signature_of
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.callbacks import send_callback
+from celery_laravel.message.debts import SETTLE
 from celery_laravel.message.exceptions import exception_from_data, exception_to_data
 from celery_laravel.message.resend import delivery_options
 from celery_laravel.runtime import runtime_of
 from celery_laravel.worker.conclusion import put_back_unstarted, unstarted
-from celery_laravel.worker.debts import SETTLE, Debt
+from celery_laravel.worker.debts import Debt
 from celery_laravel.worker.failed_jobs import payload_of
 
 if TYPE_CHECKING:

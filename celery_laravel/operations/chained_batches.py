@@ -17,7 +17,7 @@ from celery_laravel.errors import BatchCancelledError, BatchNotFoundError
 from celery_laravel.message.canvas import change_headers, members_of
 from celery_laravel.message.exceptions import exception_from_data
 from celery_laravel.message.header import next_round
-from celery_laravel.message.resend import resend
+from celery_laravel.message.resend import delivery_options, resend
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def _run(job: Any, *, batch: Mapping[str, Any] | None = None, woken: tuple[str, 
     if not is_eager:
         # Before the batch can finish and wake this job, which otherwise would be taken for running still.
         runtime.settlement.released(running, Released(0.0, counts=False))
-    change = chained.close()
-    events.send(events.batch_dispatched, job.app, batch=Batch(change.batch, job.app))
+    change = chained.close(lambda: delivery_options(job.request))
+    if change is not None:
+        record = change.batch
+    events.send(events.batch_dispatched, job.app, batch=Batch(record, job.app))
     runtime.callbacks.after(change)
     if is_eager:
-        is_broken = change.batch.first_exception is not None and not record.allows_failures
+        is_broken = record.first_exception is not None and not record.allows_failures
         return _end(job, record.id, "catch" if is_broken else "next")
     raise Retry("waits for its batch")  # without a message: the batch has that
 
@@ -64,7 +66,8 @@ def _run(job: Any, *, batch: Mapping[str, Any] | None = None, woken: tuple[str, 
 def _failed(job: Any, error: BaseException, *, batch: Mapping[str, Any] | None = None, **_: Any) -> None:
     """Cancel a batch that could not be dispatched, unless it is another job's."""
     if batch is not None and not isinstance(error, RuntimeError):
-        runtime_of(job.app).store.batches.cancel(batch["id"])
+        chained = ChainedBatch(job.app, runtime_of(job.app).store, batch)
+        chained.cancel(lambda: delivery_options(job.request))
 
 
 def _kinds(batch: Mapping[str, Any]) -> tuple[str, ...]:

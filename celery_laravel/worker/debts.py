@@ -23,8 +23,10 @@ from kombu.exceptions import OperationalError
 from celery_laravel import clock
 from celery_laravel.attempt import unique
 from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.message.debts import SETTLE
 from celery_laravel.message.resend import delivery_options
-from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
+from celery_laravel.stores.dispatch_ends import end_dispatch
+from celery_laravel.stores.records import AttemptEnd, DispatchEnd, FailedJob, MemberEnd, MemberState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
     from celery_laravel.worker.chains import ChainCatches
 
 logger = logging.getLogger(__name__)
-
-SETTLE = "celery_laravel.settle"
-"""The task that pays a debt which was handed to the broker."""
 
 PATIENCE = 10.0
 """Seconds for which the process that ran a job tries to reach the store before it asks the broker."""
@@ -63,7 +62,8 @@ class Debt:
     ``unlock`` are the keys of the unique lock that the job holds; ``chain`` is
     the chain that is to catch ``error``, as its header says; ``record`` is to be
     kept among the failed jobs. ``succeeded`` are the members of a pack of the
-    batch ``batch_id`` that are to be counted together.
+    batch ``batch_id`` that are to be counted together. ``dispatch`` is the end of
+    the dispatch of the batch ``job_id``, which its producer could not write down.
     """
 
     job_id: str
@@ -76,11 +76,13 @@ class Debt:
     record: FailedJob | None = None
     batch_id: str | None = None
     succeeded: tuple[int, ...] = ()
+    dispatch: DispatchEnd | None = None
 
     @property
     def is_nothing(self) -> bool:
         """Whether there is nothing to pay."""
-        return not (self.unlock or self.member or self.attempt or self.chain or self.record or self.succeeded)
+        owed = (self.unlock, self.member, self.attempt, self.chain, self.record, self.succeeded, self.dispatch)
+        return not any(owed)
 
     def encode(self) -> dict[str, Any]:
         """The debt as plain values, for a message; what is not owed is left out."""
@@ -102,6 +104,8 @@ class Debt:
             values["attempt"] = AttemptEnd(**attempt)
         if record := values.get("record"):
             values["record"] = FailedJob(**{**record, "failed_at": clock.as_datetime(record["failed_at"])})
+        if dispatch := values.get("dispatch"):
+            values["dispatch"] = DispatchEnd.decode(dispatch)
         return cls(**values)
 
 
@@ -141,6 +145,8 @@ class Debts:
             self._callbacks.after(change)
         if debt.batch_id is not None:
             self._callbacks.after(self._store().batches.end_members(debt.batch_id, debt.succeeded))
+        if debt.dispatch is not None:
+            self._callbacks.after(end_dispatch(self._store().batches, debt.dispatch))
         if debt.chain is not None:
             self._chains.caught(debt.chain, debt.error or {}, owner=debt.job_id)
         if debt.record is not None:

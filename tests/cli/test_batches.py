@@ -10,7 +10,7 @@ from celery import Celery
 
 from celery_laravel import Bus
 from celery_laravel.runtime import runtime_of
-from celery_laravel.stores.records import MemberEnd, MemberState
+from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
 from tests.cli.conftest import Fail, Run
 
 MakeBatch = Callable[..., Any]
@@ -60,7 +60,7 @@ def test_a_batch_is_shown_with_its_counts_and_its_failed_jobs(run: Run, make_bat
     assert "Failed jobs:\n  01-job-1\n  01-job-2\n" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["batch", "retry-batch", "cancel-batch"])
+@pytest.mark.parametrize("command", ["batch", "retry-batch", "cancel-batch", "close-batch"])
 def test_an_unknown_batch_is_an_error_that_names_close_ones(run: Run, make_batch: MakeBatch, command: str):
     make_batch("0123-4567", 1)
     result = run(command, "0123")
@@ -123,6 +123,33 @@ def test_a_batch_is_cancelled_once(run: Run, make_batch: MakeBatch, app: Celery)
     again = run("cancel-batch", "01")
     assert again.exit_code == 0
     assert again.stdout.startswith("The batch was cancelled already, at ")
+
+
+def test_a_batch_whose_program_is_gone_is_closed(run: Run, app: Celery):
+    store = runtime_of(app).store.batches
+    for batch_id in ("01", "02"):
+        store.create(NewBatch(batch_id))
+        store.add(batch_id, 4)
+        store.end_members(batch_id, [0])
+    assert run("close-batch", "01").stdout == "The batch is closed; 3 jobs outstanding.\n"
+    assert run("close-batch", "02", "--unsent", "1-1", "--unsent", "2-3").stdout == (
+        "The batch is closed; 0 jobs outstanding.\n"
+    )
+    whole, broken = (store.find(batch_id) for batch_id in ("01", "02"))
+    assert whole is not None
+    assert broken is not None
+    assert (whole.is_open, whole.cancelled_at, whole.skipped_jobs) == (False, None, 0)
+    assert (broken.finished_at is not None, broken.cancelled_at is not None, broken.skipped_jobs) == (True, True, 3)
+    assert run("close-batch", "02", "--incomplete").stdout == "The batch is closed; 0 jobs outstanding.\n"
+    assert store.find("02") == broken
+
+
+@pytest.mark.parametrize("given", ["x", "3", "4-3", "-1-2"])
+def test_what_is_no_range_is_refused(run: Run, make_batch: MakeBatch, given: str):
+    make_batch("01", 1)
+    result = run("close-batch", "01", f"--unsent={given}")
+    assert result.exit_code == 2
+    assert "is no range of numbers" in result.stderr
 
 
 def test_pruning_takes_what_finished_long_ago_and_more_when_told(run: Run, make_batch: MakeBatch):

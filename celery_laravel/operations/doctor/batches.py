@@ -97,8 +97,9 @@ def _never_closed(batch: BatchRecord) -> Finding:
         f"far, and {ended:,} of them have ended. Whoever dispatched it has died, or still sends."
     )
     advice = (
-        "If the program that dispatched it is gone, the batch cannot finish: dispatch the rest in a new batch. "
-        + _removal(batch)
+        f"If the program that dispatched it is gone, the batch cannot finish: `celery -A app laravel close-batch "
+        f"{batch.id}` says that all was sent, or with --incomplete that it was not; then dispatch the rest in a new "
+        "batch. " + _removal(batch)
     )
     return Finding("never-closed", problem, advice, since=batch.created_at, batch_id=batch.id)
 

@@ -122,6 +122,32 @@ class BatchChange:
 
 
 @dataclass(frozen=True)
+class DispatchEnd:
+    """What is to be written down of a batch whose dispatch is over, or has failed midway.
+
+    ``unsent`` are the members that were added and not sent, as ranges of indices
+    (first, last). ``lost`` is an `add` that was not answered: the index of its
+    first member, should nobody else have added any, and how many they are. Of a
+    batch that ``is_incomplete`` at least one member is counted as never to run,
+    so that ``then`` cannot be called.
+    """
+
+    batch_id: str
+    closes: bool = False
+    cancels: bool = False
+    is_incomplete: bool = False
+    unsent: tuple[tuple[int, int], ...] = ()
+    lost: tuple[int, int] | None = None
+
+    @classmethod
+    def decode(cls, data: Mapping[str, JSON]) -> DispatchEnd:
+        """What JSON has made of the fields."""
+        lost = data.get("lost")
+        unsent = tuple((first, last) for first, last in data.get("unsent", ()))
+        return cls(**{**data, "unsent": unsent, "lost": None if lost is None else (lost[0], lost[1])})
+
+
+@dataclass(frozen=True)
 class MemberEnd:
     """The end of one member of a batch.
 

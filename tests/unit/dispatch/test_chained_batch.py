@@ -68,7 +68,9 @@ def test_a_broker_that_fails_midway_leaves_it_to_the_next_start(app: Celery, mon
             started(app, data)
     started(app, data)
     chained = ChainedBatch(app, store_of(app), data)
-    batch = chained.close().batch
+    change = chained.close()
+    assert change is not None
+    batch = change.batch
     assert (batch.total_jobs, batch.cancelled_at, len(waiting(app))) == (3, None, 3)
     started(app, data)
     assert waiting(app) == [], "it is dispatched"

@@ -13,12 +13,12 @@ from celery.signals import task_failure, task_postrun, task_prerun, task_retry, 
 from celery_laravel import Bus, SkipIfBatchCancelled, WithoutOverlapping, signals
 from celery_laravel.attempt.packed import PackTerms
 from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.message.debts import SETTLE
 from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest
 from celery_laravel.worker import pack_slots, packs, tally
-from celery_laravel.worker.debts import SETTLE
 from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_laravel import StoreUnavailableError
+from celery_laravel.message.debts import SETTLE
 from celery_laravel.runtime import runtime_of
-from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
+from celery_laravel.stores.records import AttemptEnd, DispatchEnd, FailedJob, MemberEnd, MemberState
 from celery_laravel.worker import debts
-from celery_laravel.worker.debts import SETTLE, Debt, Payment
+from celery_laravel.worker.debts import Debt, Payment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,8 @@ def paying(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[D
         Debt("job", "task", unlock=("a", "b"), member=MEMBER, attempt=ATTEMPT),
         Debt("job", "task", chain=CHAIN, error={"class": "OSError"}, record=RECORD),
         Debt("job", "task", batch_id="batch", succeeded=(1, 2)),
+        Debt("batch", "Bus.batch", dispatch=DispatchEnd("batch", closes=True)),
+        Debt("batch", "Bus.batch", dispatch=DispatchEnd("batch", True, True, True, ((1, 4), (6, 6)), (10, 5))),
     ],
 )
 def test_a_debt_travels_as_plain_values(debt: Debt) -> None:

@@ -16,9 +16,9 @@ from celery.utils import uuid
 from celery.worker import state
 
 from celery_laravel import Bus, StoreUnavailableError
+from celery_laravel.message.debts import SETTLE
 from celery_laravel.runtime import runtime_of
 from celery_laravel.worker import endings, leases, results
-from celery_laravel.worker.debts import SETTLE
 from celery_laravel.worker.endings import Ending, Endings
 from celery_laravel.worker.request import JobRequest
 
