@@ -140,6 +140,7 @@ def _do(job: Any, key: str, action: str, argument: str) -> Any:
         "retry": lambda: job.retry(exc=OSError("retried"), countdown=0),
         "ignore": lambda: _raise(Ignore()),
         "reject": lambda: _raise(Reject("no", requeue=False)),
+        "exit": lambda: _raise(SystemExit(argument)),
         "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
         "stubborn": lambda: _swallow_timeouts(float(argument)),
         "wait": lambda: _wait_for(job.app.record, key, float(argument or 30)),

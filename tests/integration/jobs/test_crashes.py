@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import TaskRevokedError
 from celery.utils import uuid
 
 from celery_laravel import MaxAttemptsExceededError
@@ -55,14 +56,88 @@ def test_a_job_that_is_acknowledged_early_fails_when_its_process_dies(lab: Lab) 
     with pytest.raises(WorkerLostError):
         result.get(timeout=40)
     assert lab.attempts(key) == [1]
-    assert len(lab.wait_for(key, "failed")) == 1
-    assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("WorkerLostError")
+    ends_once(lab, key, result.id, WorkerLostError)
 
 
 def main_process(lab: Lab) -> int:
     """The process of the lab's worker that is no child."""
-    (stats,) = [stats for name, stats in lab.app.control.inspect().stats().items() if lab.places["queue"] in str(stats)]
+    (stats,) = lab.app.control.inspect(timeout=20, limit=1).stats().values()  # no other worker has the lab's prefix
     return int(stats["pid"])
+
+
+@pytest.mark.parametrize(
+    ("task", "attempts", "error"),
+    [("tries3", [1, 2, 3], MaxAttemptsExceededError), ("early", [1], WorkerLostError), ("plain", [1], WorkerLostError)],
+)
+def test_a_job_that_exits_its_process_is_failed_once(
+    lab: Lab, task: str, attempts: list[int], error: type[Exception]
+) -> None:
+    """``sys.exit()`` ends the process, as a crash does."""
+    result, key = lab.send(task, "exit:3")
+    with pytest.raises(error):
+        result.get(timeout=60)
+    ends_once(lab, key, result.id, error)
+    assert lab.attempts(key) == attempts
+
+
+@pytest.mark.parametrize(("task", "error"), [("tries1", MaxAttemptsExceededError), ("early", WorkerLostError)])
+def test_a_member_that_exits_its_process_is_counted_once(lab: Lab, task: str, error: type[Exception]) -> None:
+    key, job_id, notes = uuid(), uuid(), uuid()
+    jobs = [lab.sig(task, "exit", key=key).set(task_id=job_id), lab.sig("plain", "return:x", key=uuid())]
+    pending = lab.bus.batch(jobs).allow_failures().catch(lab.app.tasks["note"].s("catch", notes))
+    batch = pending.finally_(lab.app.tasks["note"].s("finally", notes)).dispatch().wait(timeout=60)
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (2, 1, 0)
+    lab.wait_for(notes, "notes", 2)
+    ends_once(lab, key, job_id, error)
+    assert sorted(note[-1] for note in lab.written(notes, "notes")) == ["'catch'", "'finally'"]
+
+
+@pytest.mark.parametrize(("task", "error"), [("tries1", MaxAttemptsExceededError), ("early", WorkerLostError)])
+def test_a_step_that_exits_its_process_is_caught_once(lab: Lab, task: str, error: type[Exception]) -> None:
+    key, job_id, after = uuid(), uuid(), uuid()
+    steps = [lab.sig(task, "exit", key=key).set(task_id=job_id), lab.sig("plain", "return:x", key=after)]
+    lab.bus.chain(steps).catch(lab.app.tasks["note"].s("caught", key)).dispatch()
+    ((caught, _),) = lab.wait_for(key, "notes", timeout=60)
+    assert caught.startswith(error.__name__)
+    ends_once(lab, key, job_id, error)
+    assert len(lab.written(key, "notes")) == 1
+    assert lab.attempts(after) == []
+
+
+def ends_once(lab: Lab, key: str, job_id: str, error: type[Exception]) -> None:
+    """The job's hook was called once, outside of the worker's main process, and one record is kept."""
+    (called,) = lab.wait_for(key, "failed")
+    assert called.startswith(error.__name__)
+    assert wait_until(lambda: lab.bus.failed.find(job_id)).exception.startswith(error.__name__)
+    assert lab.send("plain", "return:alive")[0].get(timeout=30) == "alive"  # nothing of the job's is on its way
+    assert main_process(lab) not in {pid for pid, *_ in lab.wait_for(key, "failed_in")}
+    assert len(lab.written(key, "failed")) == 1
+    assert [record.id for record in lab.bus.failed.all()].count(job_id) == 1
+
+
+@pytest.mark.parametrize("signum", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("task", ["tries3", "early", "plain"])
+def test_a_step_that_is_terminated_as_it_runs_is_caught_once(lab: Lab, task: str, signum: str) -> None:
+    key, job_id, after = uuid(), uuid(), uuid()
+    steps = [lab.sig(task, "wait:60", key=key).set(task_id=job_id), lab.sig("plain", "return:x", key=after)]
+    lab.bus.chain(steps).catch(lab.app.tasks["note"].s("caught", key)).dispatch()
+    lab.wait_for(key, "runs")
+    lab.app.control.revoke(job_id, terminate=True, signal=signum)
+    ((caught, _),) = lab.wait_for(key, "notes")
+    assert caught.startswith("TaskRevokedError")
+    ends_once(lab, key, job_id, TaskRevokedError)
+    assert len(lab.written(key, "notes")) == 1
+    assert (lab.attempts(key), lab.attempts(after)) == ([1], [])
+    assert lab.app.AsyncResult(job_id).state == "REVOKED"
+
+
+def test_the_hook_of_a_step_that_has_expired_is_called_once_outside_of_the_main_process(lab: Lab) -> None:
+    key, job_id = uuid(), uuid()
+    step = lab.sig("tries3", "return:never", key=key).set(task_id=job_id, expires=-1)
+    lab.bus.chain([step]).catch(lab.app.tasks["note"].s("caught", key)).dispatch()
+    lab.wait_for(key, "notes")
+    ends_once(lab, key, job_id, TaskRevokedError)
+    assert (len(lab.written(key, "notes")), lab.attempts(key)) == (1, [])
 
 
 def test_a_hard_time_limit_fails_a_job_once(lab: Lab) -> None:
