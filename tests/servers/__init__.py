@@ -11,5 +11,6 @@ each kind, in this order:
 
 Whatever server it is, the run has an area of its own on it: a logical database of Redis, a database
 of PostgreSQL or MariaDB, a virtual host of RabbitMQ. It is removed at the end; what a killed run
-left is removed by the next one on the same machine.
+left is removed by the next one on the same machine. Where a URL of RabbitMQ names a virtual host
+other than ``/``, that one is used as it is, and stays with what is in it.
 """

@@ -1,4 +1,4 @@
-"""RabbitMQ: the area is a virtual host, made with rabbitmqctl."""
+"""RabbitMQ: the area is a virtual host, made with rabbitmqctl, or the one that the URL names."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ class RabbitMQ:
     def open_area(self, url: str, server: Server) -> str:
         if server.origin == "started":
             return url  # nobody else is there
+        if urlsplit(url).path not in {"", "/", "//", "/%2f", "/%2F"}:
+            return url  # a virtual host that was made for this; who made it removes it
         ctl = program("rabbitmqctl")
         area = new_area()
         try:

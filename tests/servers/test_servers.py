@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import pytest
@@ -74,6 +75,18 @@ def test_two_runs_have_areas_of_their_own(redis_url: str) -> None:
         other.close()
     with redis.Redis.from_url(url) as client:
         assert client.dbsize() == 0
+
+
+@pytest.mark.rabbitmq
+def test_a_virtual_host_that_is_named_is_used_and_stays(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server elsewhere, on which nobody here may make one."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    run = Servers({"TEST_RABBITMQ_URL": rabbitmq_url})
+    assert run.url("rabbitmq") == rabbitmq_url
+    run.close()
+    KINDS["rabbitmq"].probe(rabbitmq_url)
+    with pytest.raises(ServerMissingError, match="rabbitmqctl"):
+        Servers({"TEST_RABBITMQ_URL": urlunsplit(urlsplit(rabbitmq_url)._replace(path="//"))}).url("rabbitmq")
 
 
 def test_a_database_that_a_killed_run_left_is_taken_over(private_server: Callable[[str], Server]) -> None:
