@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from celery_laravel.worker.defaults import AttemptDefaults
 
 MAX_STARTS = 3
-"""How often a batch's member or a unique job that declares no limit is started when its worker is lost each time."""
+"""How often a job that declares no limit is started when its worker is lost each time: a unique one, a batch's member or
+callback, a step of a chain with ``catch``."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
 
@@ -134,7 +135,8 @@ class Executor:
             attempt, exceptions = answer.attempt, answer.exceptions
             lease = None if lease is joined else lease
             header = started(header) if lease is None else header
-        is_endless = limits.are_none and (header.unique is not None or header.is_counted)
+        is_counted_anyway = header.unique is not None or header.is_counted or header.callback is not None
+        is_endless = limits.are_none and is_counted_anyway
         if (is_suspect and attempt > MAX_STARTS) or (is_endless and attempt - header.attempts > MAX_STARTS):
             broken = broken or MaxAttemptsExceededError(
                 f"{task.name} has lost its worker {MAX_STARTS} times, and is not started again."

@@ -13,7 +13,7 @@ from celery_laravel.stores.records import MemberEnd, MemberState, NewBatch
 from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
-    from tests.integration.jobs.conftest import Lab
+    from tests.integration.jobs.conftest import Lab, MakeLab
 
 pytestmark = [
     pytest.mark.redis,
@@ -81,3 +81,18 @@ def test_a_member_that_fails_again_is_told_again(lab: Lab) -> None:
         ("failed", "OSError('twice')"),
         ("done",),
     ]
+
+
+def test_a_callback_that_loses_its_worker_each_time_is_started_three_times(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    key = uuid()
+    with lab.worker(concurrency=1) as worker:
+        batch = (
+            lab.bus.batch([lab.sig("plain", "return:x", key=uuid())]).then(lab.sig("bare", "die", key=key)).dispatch()
+        )
+        wait_until(lambda: lab.bus.failed.find(f"{batch.id}:then:0"), timeout=60)
+        assert worker.is_running
+        record = lab.bus.failed.find(f"{batch.id}:then:0")
+    assert record is not None
+    assert "has lost its worker 3 times" in record.exception
+    assert lab.attempts(key) == [1, 2, 3]
