@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from celery_laravel.worker.defaults import AttemptDefaults
 
 MAX_STARTS = 3
-"""How often a job that declares no limit is started when its worker is lost each time: a unique one, a batch's member or
-callback, a step of a chain with ``catch``."""
+"""How often a job that declares no limit is started when its worker is lost each time: a unique one, a batch's member
+or callback, a step of a chain with ``catch``."""
 
 CELERYS_OWN = (Retry, Ignore, Reject)
 
