@@ -12,8 +12,6 @@ from celery_laravel.transport.database.migrating import migrate
 from celery_laravel.transport.database.options import BrokerOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.integration.jobs.conftest import Lab, MakeLab
 
 pytestmark = [
@@ -27,6 +25,9 @@ SHORT_LEASES = {"JOBS_LEASE": "2"}
 SLOW_RABBITMQ = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 
+QUICK = ("--without-mingle", "--without-gossip")
+
+
 @pytest.fixture(
     params=[
         "redis",
@@ -36,22 +37,53 @@ SLOW_RABBITMQ = [pytest.mark.rabbitmq, pytest.mark.slow]
         pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.slow]),
     ]
 )
-def broker_lab(request: pytest.FixtureRequest, make_lab: MakeLab, tmp_path: Path) -> Lab:
+def broker_lab(request: pytest.FixtureRequest) -> Lab:
     """A lab on each broker, with more prefetched than runs."""
+    return on_broker(request.param, request)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("classic", marks=pytest.mark.rabbitmq),
+        pytest.param("quorum", marks=pytest.mark.rabbitmq),
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+    ]
+)
+def server_lab(request: pytest.FixtureRequest) -> Lab:
+    """A lab on each broker on a server but Redis, on which whole workers are killed in other tests."""
+    return on_broker(request.param, request)
+
+
+def on_broker(kind: str, request: pytest.FixtureRequest) -> Lab:
+    make_lab: MakeLab = request.getfixturevalue("make_lab")
     prefetch = {"worker_prefetch_multiplier": 4}
-    if request.param == "redis":
+    if kind == "redis":
         return make_lab(**prefetch)
-    if request.param == "classic":
+    if kind == "classic":
         return make_lab(broker="rabbitmq", **prefetch)
-    if request.param == "quorum":
+    if kind == "quorum":
         quorum = {"task_default_queue_type": "quorum", "worker_detect_quorum_queues": True}
         return make_lab(broker="rabbitmq", **quorum, **prefetch)
-    url = f"database+sqlite:///{tmp_path}/broker.db"
-    if request.param == "postgresql":
+    url = f"database+sqlite:///{request.getfixturevalue('tmp_path')}/broker.db"
+    if kind == "postgresql":
         server = request.getfixturevalue("postgresql_url")
         migrate(BrokerOptions(server))
         url = f"database+{server}"
     return make_lab(broker=url, broker_transport_options={"visibility_timeout": 2}, **prefetch)
+
+
+def test_the_jobs_of_a_worker_that_is_killed_come_back(server_lab: Lab) -> None:
+    """The one that ran has used up an attempt, those that it had fetched have used up none."""
+    lab = server_lab
+    with lab.worker(*QUICK, concurrency=1, env=SHORT_LEASES) as worker:
+        running, key = lab.send("tries3", "wait:60", "return:done")
+        lab.wait_for(key, "runs")
+        fetched, fetched_key = lab.send("tries1", "return:done")
+        worker.wait_for_log(f"Task tries1[{fetched.id}] received")
+        worker.kill()
+        worker.restart()
+        assert [result.get(timeout=40) for result in (running, fetched)] == ["done", "done"]
+    assert (lab.attempts(key), lab.attempts(fetched_key)) == ([1, 2], [1])
 
 
 def test_a_job_that_kills_its_process_or_its_worker_is_failed_after_its_tries(broker_lab: Lab) -> None:
