@@ -155,7 +155,8 @@ def test_a_step_that_is_retried_goes_on_with_its_chain_and_is_caught_again_if_it
         wait_until(partial(lab.bus.failed.find, failed), 30, message="the record")
         lab.bus.failed.retry(failed)
 
-    assert result.get(timeout=30) == "x"
+    wait_until(lambda: lab.app.AsyncResult(result.id).successful(), 30)  # it has the failure until it is run again
+    assert lab.app.AsyncResult(result.id).get(timeout=30) == "x"
     assert sorted(values[0] for values in settled(lab, key)) == [
         "OSError('first')",
         "OSError('second')",
