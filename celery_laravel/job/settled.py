@@ -80,11 +80,11 @@ class SettledJob(SpeakingJob):
             with events.withheld() as withheld:
                 if error is None:
                     is_taken = runtime.settlement.succeeded(self, running, args, kwargs)
-                else:
-                    if told is not Ending.ANNOUNCED:  # its record may have been retried since
-                        runtime.settlement.failed(self, top, running, error, args, kwargs)
-                    runtime.settlement.finished(self, running)
+                elif told is not Ending.ANNOUNCED:  # its record may have been retried since
+                    runtime.settlement.failed(self, top, running, error, args, kwargs)
             announce(self, top, running, error, withheld, told=told)
+            if error is not None:  # after all else: a worker that dies before leaves a job that is picked up again
+                runtime.settlement.finished(self, running)
         finally:
             self.pop_request()
         return is_taken

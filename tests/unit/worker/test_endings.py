@@ -16,6 +16,7 @@ from celery.utils import uuid
 from celery.worker import state
 
 from celery_laravel import Bus, StoreUnavailableError
+from celery_laravel.job.own_tasks import ANNOUNCE
 from celery_laravel.message.debts import SETTLE
 from celery_laravel.runtime import runtime_of
 from celery_laravel.worker import endings, leases, results
@@ -204,3 +205,18 @@ def test_what_the_child_has_done_about_a_failure_is_not_done_again(
     assert (Bus(job.app).failed.find(job.one) is not None) == has_record
     message = job.app.connection_for_write().channel().basic_get(job.app.main)
     assert (message is not None) == bool(hooks), "the hook is called by a job of its own"
+
+
+def test_a_parent_that_dies_before_it_has_ended_the_turn_has_had_the_hook_called(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on the message that comes again is a copy, which is dropped, and would tell nobody."""
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime_of(job.app).settlement, "finished", die)
+    with pytest.raises(KeyboardInterrupt):
+        Received(job).exceed()
+    message = job.app.connection_for_write().channel().basic_get(job.app.main)
+    assert message.headers["task"] == ANNOUNCE
