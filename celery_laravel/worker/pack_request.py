@@ -150,7 +150,11 @@ class PackRequest(JobRequest):
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Settle all members of a pack that was itself revoked, save those that have ended."""
-        super()._announce_revoked(reason, terminated, signum, expired)
+        with self._answered_last():
+            super()._announce_revoked(reason, terminated, signum, expired)
+            self._revoke_members(reason)
+
+    def _revoke_members(self, reason: str) -> None:
         try:
             outstanding = self.task.outstanding_in(self._pack)
         except Exception:

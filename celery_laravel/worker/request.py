@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from celery_laravel.worker.endings import Ending, told
 from celery_laravel.worker.results import stored_success
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class JobRequest(Request):
 
     Every settling is keyed by the job's id, so one that the child has done
     already changes nothing. Exceptions of the store are logged: the parent
-    serves the other jobs whatever happens.
+    serves the other jobs whatever happens. The message is answered last: a
+    worker that dies meanwhile has it delivered again.
     """
 
     lease_owners: tuple[str, ...] = ()
@@ -47,6 +49,8 @@ class JobRequest(Request):
     """The job's id and the token that its attempt is held under, where its starts may be counted."""
     _goes_on = False
     _has_ended = False
+    _answer: Callable[[], None] | None = None
+    _is_settling = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,13 +71,43 @@ class JobRequest(Request):
         revoked_jobs.add(self.id)
         self._expires = self._request_dict["expires"] = None
 
+    def acknowledge(self) -> None:
+        """Acknowledge the message, once what it is about has been settled."""
+        self._answer_with(super().acknowledge)
+
     def reject(self, requeue: bool = False) -> None:
         """Remember whether the message comes again, so that its job has not ended."""
         self._goes_on = self._goes_on or requeue
-        super().reject(requeue)
+        reject = super().reject
+        self._answer_with(lambda: reject(requeue))
+
+    def _answer_with(self, answer: Callable[[], None]) -> None:
+        if self._is_settling:
+            self._answer = self._answer or answer  # as with Celery, the first one counts
+        else:
+            answer()
+
+    @contextmanager
+    def _answered_last(self) -> Iterator[None]:
+        """Keep the message for as long as this takes; Celery would answer it before the job has been settled."""
+        if self._is_settling:
+            yield
+            return
+        self._is_settling = True
+        try:
+            yield
+        finally:
+            self._is_settling = False
+            answer, self._answer = self._answer, None
+            if answer is not None:
+                answer()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Let Celery store the failure, then settle the job if its child cannot have done so."""
+        with self._answered_last():
+            self._on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, (WorkerLostError, Terminated, *_EXITS)):
             self._process_has_ended()  # first: the message may be with another worker in a moment
@@ -136,15 +170,16 @@ class JobRequest(Request):
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Settle a batch's member or a chain's step that was revoked or has expired; give up lock and starts kept."""
-        super()._announce_revoked(reason, terminated, signum, expired)
-        if terminated and self.lease_owners:
-            leases.leave(self)
-        if self.task.is_followed(self._context):
-            self._settle(TaskRevokedError(reason))
-            return
-        if self.task.job_options.unique:
-            self._free_unique_lock()
-        self.task.give_up_slots_of(self._context)
+        with self._answered_last():
+            super()._announce_revoked(reason, terminated, signum, expired)
+            if terminated and self.lease_owners:
+                leases.leave(self)
+            if self.task.is_followed(self._context):
+                self._settle(TaskRevokedError(reason))
+                return
+            if self.task.job_options.unique:
+                self._free_unique_lock()
+            self.task.give_up_slots_of(self._context)
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """Keep the leases of a job whose process has been told to end, because the broker is gone, until it has."""
@@ -170,8 +205,9 @@ class JobRequest(Request):
             task_ready(self)
             self.reject(requeue=True)
         elif TIMEOUT_IS_FAILURE:
-            super().on_timeout(soft, timeout)
-            self._settle(TimeLimitExceeded(timeout))
+            with self._answered_last():
+                super().on_timeout(soft, timeout)
+                self._settle(TimeLimitExceeded(timeout))
         else:
             logger.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
 

@@ -220,3 +220,42 @@ def test_a_parent_that_dies_before_it_has_ended_the_turn_has_had_the_hook_called
         Received(job).exceed()
     message = job.app.connection_for_write().channel().basic_get(job.app.main)
     assert message.headers["task"] == ANNOUNCE
+
+
+@pytest.mark.parametrize("what", ["exceeds its limit", "is lost", "is revoked"])
+def test_a_message_is_kept_until_its_job_has_been_settled(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A worker that dies in between has it delivered again."""
+
+    @app.task(name="job", acks_late=True, reject_on_worker_lost=False, tries=1)
+    def job() -> None: ...
+
+    job.one = uuid()
+    header = {"v": 1, "batch_id": "batch", "index": 0}
+    received = Received(app.tasks["job"], laravel=header)
+    settle = app.tasks["job"].settle_without_child
+
+    def settling(*arguments: Any) -> bool:
+        received.answers.append("settled")
+        return bool(settle(*arguments))
+
+    monkeypatch.setattr(app.tasks["job"], "settle_without_child", settling)
+    if what == "exceeds its limit":
+        received.exceed()
+    elif what == "is lost":
+        received.request.on_failure(_info(WorkerLostError("lost")))
+    else:
+        state.revoked.add(job.one)
+        assert received.request.revoked()
+    assert received.answers == ["settled", "acknowledged"]
+
+
+def test_a_message_is_answered_even_if_its_job_cannot_be_settled(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("of the store")
+
+    monkeypatch.setattr(job, "settle_without_child", refuse)
+    received = Received(job)
+    received.exceed()
+    assert received.answers == ["acknowledged"]
