@@ -100,7 +100,7 @@ class Stage:
             return True
         inspect = self.app.control.inspect(names, timeout=5, limit=len(names))
         states = [getattr(inspect, state)() for state in ("active", "reserved", "scheduled")]
-        return all(set(state or ()) == set(names) and not any(state.values()) for state in states)
+        return all(set(state or ()) == set(names) and not any((state or {}).values()) for state in states)
 
 
 def _ignore(*_: Any) -> None:

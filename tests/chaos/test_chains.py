@@ -117,7 +117,8 @@ def test_a_step_that_dies_when_the_next_one_is_sent_has_not_failed(stage: Stage,
     """It may not start again, and the chain has gone on: to fail it would be to do both.
 
     Where it comes again before the next one has begun, it has failed, and the
-    next one never begins.
+    next one never begins. A run in which it died a moment too early, before its
+    code was done, ends in that way as well.
     """
 
     def is_over(chain: Caught) -> bool:
@@ -126,7 +127,8 @@ def test_a_step_that_dies_when_the_next_one_is_sent_has_not_failed(stage: Stage,
     chain = sweep.run("next is sent", lambda: three_steps(stage), is_over, at="publish:after")
     entry, caught = sweep.entry, bool(chain.catches())
     expect_catches(sweep, chain, int(caught))
-    entry.expect_each("a" if caught else "abc", chain.names("done"))
+    was_done = "a" if any(step.point == "done:a" for step in sweep.trail) else ""
+    entry.expect_each(was_done if caught else "abc", chain.names("done"))
     entry.expect_each("a" if caught else "", chain.names("failed"))
     entry.judge()
 
