@@ -35,6 +35,8 @@ LONGEST_DISPATCH = 30.0
 LONGEST_SHUTDOWN = 45.0
 """Seconds within which a worker stops whose jobs have ended, while only its store is away."""
 MINUTE = 60.0
+SHORT = 3
+"""Seconds of an outage in the suite's short form."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def expect_no_start(load: Load, entry: Entry) -> Callable[[], None]:
     return look
 
 
-def expect_end(stage: Stage, load: Load, entry: Entry, pid: int, **options: Any) -> None:
+def expect_end(stage: Stage, load: Load, entry: Entry, pid: int, *, goes_on: bool = True, **options: Any) -> None:
     """All has come to its one end, and the same worker works what is sent now."""
     try:
         wait_until(load.is_over, 120)
@@ -103,14 +105,15 @@ def expect_end(stage: Stage, load: Load, entry: Entry, pid: int, **options: Any)
         entry.expect(False, "the end did not come")
     load.expect(entry, **options)
     entry.expect(stage.workers[0].is_running and stage.workers[0].pid == pid, "the worker was restarted")
-    later = Load(stage, 4)
-    later.let_go()
-    try:
-        wait_until(later.is_over, 60)
-        stage.wait_until_quiet(60)
-    except TimeoutError:
-        entry.expect(False, "the worker does not go on")
-    later.expect(entry)
+    if goes_on:
+        later = Load(stage, 4)
+        later.let_go()
+        try:
+            wait_until(later.is_over, 60)
+            stage.wait_until_quiet(60)
+        except TimeoutError:
+            entry.expect(False, "the worker does not go on")
+        later.expect(entry)
     entry.judge()
 
 
@@ -199,14 +202,14 @@ def test_a_minute_without_the_broker(begin: Any, entry: Entry, rng: random.Rando
 @pytest.mark.parametrize(
     ("store", "seconds"),
     [
-        ("redis", 3),
+        ("redis", SHORT),
         *(pytest.param(*kind.values, 20, id=kind.id, marks=[*kind.marks, pytest.mark.slow]) for kind in STORES),
     ],
 )
 def test_a_store_that_stands_still(begin: Any, entry: Entry, rng: random.Random, store: str, seconds: float) -> None:
     stage, server = begin("redis", store, own_side="store")
     pid = stage.workers[0].pid
-    load = Load(stage)
+    load = Load(stage, 12 if seconds > SHORT else 4)
     load.wait_until_held()
     time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
     with server.frozen(seconds, entry):
@@ -214,7 +217,7 @@ def test_a_store_that_stands_still(begin: Any, entry: Entry, rng: random.Random,
         look()
         load.let_go()
         expect_refused(stage, entry, may_succeed=True)
-    expect_end(stage, load, entry, pid)
+    expect_end(stage, load, entry, pid, goes_on=seconds > SHORT)
 
 
 @pytest.mark.promise("a broker that stands still: its workers go on, and nothing is lost")
