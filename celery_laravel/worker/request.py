@@ -246,9 +246,13 @@ class JobRequest(Request):
     def _settle(self, error: Exception | None) -> bool:
         """Settle the job; False when that has failed, or nobody has taken note of a success.
 
-        What the child tells is asked for again: it may have ended meanwhile.
+        What the child tells is asked for again: the job may have ended
+        meanwhile, or before it was revoked.
         """
         ending = self._told()
+        if ending is Ending.PUT_BACK:
+            return True
+        error = None if ending is Ending.SUCCEEDED else error
         try:
             return bool(self.task.settle_without_child(self._context, error, ending))
         except Exception:

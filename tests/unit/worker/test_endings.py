@@ -19,7 +19,7 @@ from celery_laravel import Bus, StoreUnavailableError
 from celery_laravel.job.own_tasks import ANNOUNCE
 from celery_laravel.message.debts import SETTLE
 from celery_laravel.runtime import runtime_of
-from celery_laravel.worker import endings, leases, results
+from celery_laravel.worker import endings, leases, request, results
 from celery_laravel.worker.endings import Ending, Endings
 from celery_laravel.worker.request import JobRequest
 
@@ -179,6 +179,27 @@ def test_a_success_of_which_nobody_takes_note_comes_again(job: Any, monkeypatch:
     endings.tell(received.owner, Ending.SUCCEEDED)
     received.exceed()
     assert received.answers == ["requeued"]
+
+
+@pytest.mark.parametrize(("ending", "members"), [(Ending.SUCCEEDED, (0, 0)), (Ending.PUT_BACK, (1, 0)), (None, (0, 1))])
+def test_a_member_that_is_terminated_after_its_end_is_counted_by_that(
+    job: Any, ending: Ending | None, members: tuple[int, int]
+) -> None:
+    batch = Bus(job.app).batch([job.s().set(task_id=job.one)]).allow_failures().dispatch()
+    message = job.app.connection_for_write().channel().basic_get(job.app.main)
+    received = Received(job, laravel=message.headers["laravel"])
+    if ending is not None:
+        endings.tell(received.owner, ending)
+    received.request._announce_revoked("terminated", True, "SIGTERM", False)
+    batch = batch.fresh()
+    assert (batch.pending_jobs, batch.failed_jobs) == members
+
+
+def test_a_job_that_ends_while_its_parent_asks_has_ended(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    received = Received(job)
+    monkeypatch.setattr(request, "stored_success", lambda *_, **__: endings.tell(received.owner, Ending.SUCCEEDED))
+    received.exceed()
+    assert Bus(job.app).failed.all() == []
 
 
 def test_a_process_that_is_lost_after_the_success_leaves_a_success(job: Any) -> None:
