@@ -13,6 +13,7 @@ from celery_laravel.cli.options import json_option, limit_option
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.cli.text import count, did_you_mean, instant
 from celery_laravel.cli.watching import watch_batch
+from celery_laravel.dispatch.failed_jobs import broken_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,13 +83,15 @@ def retry_batch(ctx: click.Context, batch_id: str) -> None:
     found = find_batch(session, batch_id)
     failed = found.failed_job_ids
     records = [job for job in map(session.failed.find, failed) if job is not None]
-    records.sort(key=lambda job: job.failed_at, reverse=True)
+    gone = len(failed) - len(records)
+    again = {job.id: job for job in (*broken_off(session.app, found), *records)}
+    records = sorted(again.values(), key=lambda job: job.failed_at, reverse=True)
     sent = send_again(session, [job.id for job in records])
-    told = f"{count(sent, 'failed job')} sent again." if failed else "The batch has no failed jobs."
+    told = f"{count(sent, 'failed job')} sent again." if failed or records else "The batch has no failed jobs."
     session.output.say(told)
-    if gone := len(failed) - len(records):
+    if gone:
         session.output.note(f"{count(gone, 'failed job')} cannot be retried: no record is left.")
-    if sent < len(failed):
+    if sent < len(records) + gone:
         ctx.exit(Exit.NOT_DONE)
 
 

@@ -16,6 +16,7 @@ from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from celery_laravel.stores.records import FailedJob
 
@@ -116,8 +117,9 @@ def prune_failed(ctx: click.Context, hours: float) -> None:
 def send_again(session: Session, job_ids: Iterable[str]) -> int:
     """Retry failed jobs one by one; return how many were sent.
 
-    One that cannot be sent is named on standard error and the others go on. A
-    job that somebody else has just retried or forgotten is passed over.
+    One that cannot be sent, or that somebody else is retrying, is named on
+    standard error and the others go on. A job that somebody else has just
+    retried or forgotten is passed over.
 
     Raises:
         CommandError: The broker did not answer, so no other would go out; the
@@ -127,7 +129,11 @@ def send_again(session: Session, job_ids: Iterable[str]) -> int:
     sent = 0
     for job_id in job_ids:
         try:
-            sent += session.failed.retry(job_id)
+            is_sent = session.failed.retry(job_id)
+            sent += is_sent
+            left = None if is_sent else session.failed.find(job_id)
+            if left is not None and left.claimed_until is not None:
+                session.output.note(f"The failed job {job_id} is being retried already. {_told(left.claimed_until)}")
         except StoreUnavailableError as error:
             raise CommandError(f"{_so_far(sent)}{error}", Exit.UNAVAILABLE) from error
         except OperationalError as error:
@@ -155,6 +161,7 @@ def as_data(job: FailedJob) -> dict[str, Any]:
         "failed_at": job.failed_at.isoformat(),
         "attempts": job.attempts,
         "batch_id": job.batch_id,
+        "claimed_until": job.claimed_until and job.claimed_until.isoformat(),
     }
 
 
@@ -166,6 +173,10 @@ def _none(session: Session, queue: str | None) -> str:
 
 def _row(job: FailedJob) -> tuple[str, ...]:
     return job.id, job.task, job.queue, str(job.attempts), instant(job.failed_at), job.exception
+
+
+def _told(claimed_until: datetime) -> str:
+    return f"It may have been sent; if that was broken off, it can be retried from {instant(claimed_until)} on."
 
 
 def _so_far(sent: int) -> str:
@@ -212,6 +223,7 @@ def _show(session: Session, job: FailedJob, *, as_json: bool) -> None:
             ("Attempts", str(job.attempts)),
             ("Failed at", instant(job.failed_at)),
             *([("Batch", job.batch_id)] if job.batch_id else []),
+            *([("Retry", f"Begun, and not ended. {_told(job.claimed_until)}")] if job.claimed_until else []),
             ("Args", job.args_repr),
             ("Kwargs", job.kwargs_repr),
             ("Exception", job.exception),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import current_app
 
 from celery_laravel import events
-from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
+from celery_laravel.dispatch.failed_jobs import retry_failed_job, to_retry
 from celery_laravel.dispatch.members import publish_members
 from celery_laravel.dispatch.plain_batch import as_plain
 from celery_laravel.dispatch.watching import async_snapshots, snapshots
@@ -195,12 +195,12 @@ class Batch:
         """Try the failed jobs again, and return the batch as it is then.
 
         Each starts at attempt 1, the oldest failure first as in Laravel, with the
-        rest of its chain behind it. A failed job whose record has been forgotten
-        cannot be retried and stays failed. A job is counted as failed a moment
-        before its record is kept; where one is missing, it is waited for, for
-        two seconds at most.
+        rest of its chain behind it. Where its record has been forgotten it stays
+        failed; one that is still to be kept is waited for, two seconds at most.
+        Jobs whose retry was broken off half a minute ago or more are sent first,
+        and may run twice.
         """
-        for record in records_of(self._celery, self._look().failed_job_ids):
+        for record in to_retry(self._celery, self._look()):
             retry_failed_job(self._celery, record)
         return self._look()
 

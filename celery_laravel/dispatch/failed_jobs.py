@@ -6,6 +6,7 @@ import base64
 import logging
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
@@ -13,6 +14,7 @@ from celery.app.task import Context, Task
 from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
 from celery.states import READY_STATES, RETRY
+from celery.utils import uuid
 from kombu.serialization import loads, registry
 
 from celery_laravel import clock, events
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from celery_laravel.dispatch.batch import Batch
     from celery_laravel.message.header import Header
     from celery_laravel.stores.records import FailedJob
 
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 _OF_THE_OLD_MESSAGE = ("expires", "eta", "countdown", "retries", "redelivered", "is_eager")
 """Options of the message that failed which would revoke, delay, exhaust or belie the new one."""
+
+CLAIM = timedelta(seconds=30)
+"""For how long a failed job is left to who has begun to retry it."""
 
 _RECORD_FOLLOWS = (0.1, 0.2, 0.4, 0.6, 0.7)
 """Seconds between looks for the record of a job that has just been counted as failed."""
@@ -64,20 +70,37 @@ def records_of(app: Celery, job_ids: Iterable[str]) -> list[FailedJob]:
     return sorted(found.values(), key=lambda job: job.failed_at)
 
 
-def retry_failed_job(app: Celery, job: FailedJob) -> bool:
-    """Send a failed job again, under its id and from attempt 1; False when somebody else has just taken its record.
+def to_retry(app: Celery, batch: Batch) -> list[FailedJob]:
+    """The records of all jobs of a batch that are to be sent again, those of broken off retries first."""
+    return [*broken_off(app, batch), *records_of(app, batch.failed_job_ids)]
 
-    Removing the record is what decides who sends it, so of two callers one
-    does. When sending fails, the record is put back; a process that is killed
-    in this very moment takes the job with it. A record that went only after the
-    sending could be that of the next failure, from a job that fails at once.
-    A member of a batch is pending from then on, with the rest of its chain. A
-    job of another broker goes back there, if the app knows its name. Of a
-    failure that is a moment old, the result is waited for, for two seconds at
-    most: Celery would store it over what comes of the retry.
+
+def broken_off(app: Celery, batch: Batch) -> list[FailedJob]:
+    """The records of a batch's jobs whose retry was broken off, the oldest first.
+
+    Such a retry may have made its member pending, so that it is not among the
+    failed ones any more, and have sent nothing. Where no member is pending, all
+    that was sent has ended, and there are none.
+    """
+    return failed_jobs_of(app).interrupted(batch.id) if batch.pending_jobs else []
+
+
+def retry_failed_job(app: Celery, job: FailedJob) -> bool:
+    """Send a failed job again, under its id and from attempt 1; False when somebody else is about to, or has.
+
+    Its record is claimed, the job sent, and the record removed, in that order:
+    of two callers at once one sends it, and a process that is killed in between
+    leaves the record. It can be retried again half a minute later, and the job
+    may then be sent a second time. A job that has failed once more before its
+    record is removed keeps the new one. When sending fails, the claim is given
+    up at once. A member of a batch is pending from the claim on, with the rest
+    of its chain. A job of another broker goes back there, if the app knows its
+    name. Of a failure that is a moment old, the result is waited for, for two
+    seconds at most: Celery would store it over what comes of the retry.
 
     Raises:
         ContentDisallowed: Its payload is in a serializer that ``accept_content`` does not name.
+        StoreUnavailableError: The store did not answer, and nothing was sent.
     """
     signature = signature_of(app, job.payload)
     if job.connection in settings_of(app).connections and job.connection != own_connection(app):
@@ -91,8 +114,8 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
     is_failing_here = _is_running_here(job.id)
     if not is_failing_here:
         _await_failure(app, job, signature)
-    records = failed_jobs_of(app)
-    if not records.forget(job.id):
+    owner = uuid()
+    if failed_jobs_of(app).claim(job.id, owner=owner, lease=CLAIM) is None:
         return False
     try:
         _revive(app, job, signature, header)
@@ -106,11 +129,30 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
         )
         signature.apply_async()
     except BaseException:
-        records.record(job)
+        _give_up(app, job, owner)
         raise
+    _remove(app, job, owner)
     if is_failing_here:  # called by a receiver of its `job_failed`: Celery is to store nothing over the new state
         get_current_task().request.ignore_result = True
     return True
+
+
+def _give_up(app: Celery, job: FailedJob, owner: str) -> None:
+    try:
+        failed_jobs_of(app).release(job.id, owner=owner)
+    except Exception:  # why it was not sent is what the caller has to know
+        logger.exception("The claim on the failed job %s could not be given up; it ends in %s", job.id, CLAIM)
+
+
+def _remove(app: Celery, job: FailedJob, owner: str) -> None:
+    try:
+        failed_jobs_of(app).forget(job.id, owner=owner)
+    except Exception:  # it was sent all the same
+        logger.exception(
+            "The failed job %s was sent again, but its record could not be removed: until the job fails anew "
+            "or somebody forgets it, it is shown as failed, and another retry would run it once more",
+            job.id,
+        )
 
 
 def _deadline(app: Celery, job: FailedJob, signature: Signature) -> float | None:

@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 class FailedJobs:
     """The failed jobs of an app, by job id.
 
-    Several people may work on them at once: a job that another has just
-    retried or forgotten is not counted again.
+    Several people may work on them at once: a job that another is retrying, or
+    has just retried or forgotten, is not counted again. A record is there, with
+    ``claimed_until``, until its job has been sent.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -45,7 +46,8 @@ class FailedJobs:
 
         A retried job keeps its id and starts at attempt 1. One that cannot be
         sent keeps its record; its exception is raised after the others have
-        been sent.
+        been sent. So does one whose caller is killed: after half a minute it
+        can be retried again, and may then be sent twice.
         """
         found = self.all(queue=queue) if id == "all" else [self.find(id)]
         jobs = [job for job in found if job is not None and queue in {None, job.queue}]
@@ -61,7 +63,7 @@ class FailedJobs:
         return sent
 
     def forget(self, id: str) -> bool:  # noqa: A002  the documented name
-        """Remove one record; True when there was one."""
+        """Remove one record, also of a job that somebody is retrying; True when there was one."""
         return self._store.forget(id)
 
     def flush(self, hours: float | None = None) -> int:

@@ -13,7 +13,7 @@ from celery_laravel.errors import ConfigurationError
 from celery_laravel.settings import settings_of, without_password
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from celery import Celery
 
@@ -78,7 +78,19 @@ class NullFailedJobStore:
         """Nothing is kept."""
         return 0
 
-    def forget(self, job_id: str) -> bool:
+    def claim(self, job_id: str, *, owner: str, lease: timedelta) -> FailedJob | None:
+        """Nothing is kept."""
+        return None
+
+    def release(self, job_id: str, *, owner: str) -> bool:
+        """Nothing is kept."""
+        return False
+
+    def interrupted(self, batch_id: str) -> list[FailedJob]:
+        """Nothing is kept."""
+        return []
+
+    def forget(self, job_id: str, *, owner: str | None = None) -> bool:
         """Nothing is kept."""
         return False
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Timer
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_the_failed_jobs_of_a_batch_are_sent_again(run: Run, make_batch: MakeBat
     assert result.stderr == "1 failed job cannot be retried: no record is left.\n"
     assert result.exit_code == 1
     assert waiting("celery") == ["01-job-0"]
+
+
+def test_jobs_of_a_batch_whose_retry_was_broken_off_are_sent_again(
+    run: Run, make_batch: MakeBatch, fail: Fail, waiting: Any, app: Celery
+):
+    """The retry had made them pending."""
+    make_batch("01", 1)
+    fail("01-job-0", batch_id="01")
+    records = runtime_of(app).failed_jobs
+    records.claim("01-job-0", owner="somebody", lease=timedelta(seconds=30))
+    assert run("retry-batch", "01").stdout == "The batch has no failed jobs.\n"
+    records.release("01-job-0", owner="somebody")
+    result = run("retry-batch", "01")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "1 failed job sent again.\n", "")
+    assert waiting("celery") == ["01-job-0"]
+    assert run("retry-batch", "01").stdout == "The batch has no failed jobs.\n"
 
 
 def test_a_batch_without_failures_has_nothing_to_retry(run: Run, make_batch: MakeBatch):

@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_laravel import Bus
+from celery_laravel.runtime import runtime_of
 from tests.cli.conftest import Fail, Run
 
 Waiting = Callable[[str], list[str]]
 KEYS = [
     *("id", "connection", "queue", "task", "args_repr", "kwargs_repr"),
-    *("exception", "traceback", "failed_at", "attempts", "batch_id"),
+    *("exception", "traceback", "failed_at", "attempts", "batch_id", "claimed_until"),
 ]
 
 
@@ -90,6 +91,27 @@ def test_a_retried_job_is_sent_under_its_id_and_its_record_goes(run: Run, fail: 
     assert (result.exit_code, result.stdout) == (0, "1 failed job sent again.\n")
     assert waiting("celery") == ["a"]
     assert [job.id for job in Bus(app).failed.all()] == ["b"]
+
+
+def test_a_job_that_somebody_else_retries_is_left_to_them_and_told_of(
+    run: Run, fail: Fail, app: Celery, waiting: Waiting
+):
+    fail("a")
+    fail("b")
+    assert "Retry" not in run("failed", "a").stdout
+    claimed = runtime_of(app).failed_jobs.claim("a", owner="somebody", lease=timedelta(seconds=30))
+    assert claimed is not None
+    assert claimed.claimed_until is not None
+    until = f"{claimed.claimed_until.astimezone():%Y-%m-%d %H:%M:%S}"
+    told = f"It may have been sent; if that was broken off, it can be retried from {until} on."
+    result = run("retry", "all")
+    assert (result.exit_code, result.stdout) == (1, "1 failed job sent again.\n")
+    assert result.stderr == f"The failed job a is being retried already. {told}\n"
+    assert waiting("celery") == ["b"]
+    assert f"Retry:      Begun, and not ended. {told}\n" in run("failed", "a").stdout
+    shown = json.loads(run("failed", "a", "--json").stdout)
+    assert datetime.fromisoformat(shown["claimed_until"]) == claimed.claimed_until
+    assert run("forget", "a").stdout == "1 failed job forgotten.\n"
 
 
 def test_several_ids_are_retried_and_the_unknown_ones_named(run: Run, fail: Fail, waiting: Waiting):

@@ -286,7 +286,13 @@ def test_a_call_whose_answer_was_lost_is_made_again_and_does_nothing_twice(
     assert found(own_store).pending_jobs == 5
     assert own_store.failed_jobs.record(failed())
     assert own_store.failed_jobs.count() == 1
-    assert own_store.failed_jobs.forget("job")
+    assert own_store.failed_jobs.claim("job", owner="first", lease=HOUR) == failed()
+    assert own_store.failed_jobs.claim("job", owner="second", lease=HOUR) is None
+    assert own_store.failed_jobs.record(failed(minutes=1))
+    assert own_store.failed_jobs.find("job") == failed(minutes=1)
+    assert own_store.failed_jobs.claim("job", owner="second", lease=HOUR) == failed(minutes=1)
+    assert own_store.failed_jobs.release("job", owner="second")
+    assert own_store.failed_jobs.forget("job", owner="second")
 
 
 def test_a_member_whose_end_was_answered_in_vain_is_counted_once_and_its_callbacks_stay_due(

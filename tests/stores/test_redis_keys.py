@@ -310,7 +310,8 @@ def test_all_keys_that_one_step_needs_share_a_hash_tag(shards: int) -> None:
             assert len({re.findall(r"\{(.*?)\}", key)[0] for key in keys_of_one}) == 1
     locks = [keys.lock("a}"), keys.lock_owner("{b}"), keys.lock_call("t"), keys.locks_taken, keys.locks_ends]
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in locks} == {"locks"}
-    failed_jobs = [keys.failed_jobs, keys.failed_order, keys.failed_queues, keys.failed_sequence, keys.failed_call("t")]
+    failed_jobs = [keys.failed_jobs, keys.failed_order, keys.failed_queues, keys.failed_claims, keys.failed_claimed]
+    failed_jobs += [keys.failed_sequence, keys.failed_call("t")]
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in failed_jobs} == {"failed"}
 
 
@@ -329,3 +330,27 @@ def test_a_script_holds_what_it_requires_once() -> None:
     assert source.count("local function microseconds()") == 1
     assert source.index("local function milliseconds()") < source.index("local function end_attempt(")
     assert source.rstrip().endswith("return change")
+
+
+def test_a_claim_is_gone_with_its_record_also_when_an_older_version_removes_that(server: OwnServer) -> None:
+    """It knows of no claims: what it leaves of one says nothing about the next record of that job."""
+    store = RedisStore(server.url)
+    store.failed_jobs.record(failed(batch_id="batch"))
+    with server.client() as client:
+        names = ("laravel:{failed}:claims", "laravel:{failed}:claimed")
+        assert store.failed_jobs.claim("job", owner="first", lease=HOUR) is not None
+        left = client.hgetall(names[0]), client.zrange(names[1], 0, -1)
+        store.failed_jobs.forget("job")
+        assert not any(client.exists(name) for name in names)
+        client.hset(names[0], mapping=left[0])
+        client.zadd(names[1], dict.fromkeys(left[1], 0))
+        assert store.failed_jobs.record(failed(batch_id="batch", minutes=1))
+        assert not store.failed_jobs.record(failed(batch_id="batch", minutes=2)), "nobody has claimed it"
+        found = store.failed_jobs.find("job")
+        assert found is not None
+        assert found.claimed_until is None
+        assert store.failed_jobs.interrupted("batch") == []
+        assert store.failed_jobs.claim("job", owner="second", lease=HOUR) == failed(batch_id="batch", minutes=1)
+        assert store.failed_jobs.flush() == 1
+        assert not any(client.exists(name) for name in names)
+    store.close()

@@ -16,12 +16,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, insert, inspect, text
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.stores.records import LockRequest, NewBatch
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore, metadata_for, migrations
+from celery_laravel.stores.sqlalchemy.columns import microseconds
 from celery_laravel.stores.sqlalchemy.tables import tables_for
+from celery_laravel.testing.store_suite.failed_jobs import failed
 
 WORKER = Path(__file__).with_name("sql_worker.py")
 
@@ -110,22 +112,35 @@ def test_tables_of_an_earlier_version_keep_what_is_in_them(url: str, prefix: str
     before = SQLAlchemyStore(url, prefix)
     before._database._ready.add(os.getpid())  # as the library of that version, which wants no more
     assert begin(before) == 1
+    record_as_before(url, prefix)
     before.batches.create(NewBatch("batch"))
     before.batches.add("batch", 7)
     before.close()
     if not url.startswith("sqlite"):
         with pytest.raises(ConfigurationError, match=r"lacks tables.*celery -A your_app laravel migrate"):
-            store.delays.all()
+            store.failed_jobs.all()
         assert begin(store) == 2, "what does not need the new tables works on"
         store.migrate()
     assert store.locks.acquire(LockRequest("lock", "owner", "overlap")).acquired
     assert store.delays.count() == 0
+    assert store.failed_jobs.claim("failed", owner="owner", lease=timedelta(hours=1)) == failed("failed")
     assert store.pending_migrations() == []
     assert begin(store) == 2 + (not url.startswith("sqlite"))
     batch = store.batches.find("batch")
     assert batch is not None
     assert batch.total_jobs == 7
     store.close()
+
+
+def record_as_before(url: str, prefix: str) -> None:
+    """Keep a failed job as the first version did."""
+    job = failed("failed")
+    values = {name: value for name, value in vars(job).items() if name != "claimed_until"}
+    values |= {"failed_at": microseconds(job.failed_at.timestamp())}
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(insert(tables_for(prefix).failed_jobs).values(values))
+    engine.dispose()
 
 
 def begin(store: SQLAlchemyStore) -> int:

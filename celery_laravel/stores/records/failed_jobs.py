@@ -19,6 +19,10 @@ class FailedJob:
     ``payload`` is what is needed to run it again, lossless; ``exception`` begins
     with the name of the exception's class. ``args_repr`` and ``kwargs_repr``
     are what the sender chose to show (Celery's ``argsrepr`` and ``kwargsrepr``).
+
+    ``claimed_until`` is set once somebody has begun to retry the job: until
+    then nobody else can. A record that still has it afterwards is of a retry
+    that was broken off, and its job may have been sent.
     """
 
     id: str
@@ -33,3 +37,4 @@ class FailedJob:
     attempts: int
     batch_id: str | None
     payload: Mapping[str, JSON] = field(repr=False, default_factory=dict)
+    claimed_until: datetime | None = field(compare=False, default=None)

@@ -31,6 +31,8 @@ class Keys:
         self.failed_jobs = f"{failed}:jobs"
         self.failed_order = f"{failed}:order"
         self.failed_queues = f"{failed}:queues"
+        self.failed_claims = f"{failed}:claims"
+        self.failed_claimed = f"{failed}:claimed"
         self.failed_sequence = f"{failed}:sequence"
         self._attempt = f"{prefix}:attempt:"
         self._locks = f"{prefix}:{{locks}}"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select, update
 
 from celery_laravel import clock
 from celery_laravel.stores.records import FailedJob
-from celery_laravel.stores.sqlalchemy.columns import microseconds
+from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
-    from sqlalchemy import Connection, Delete, Row, Select
+    from sqlalchemy import Connection, Delete, Row, Select, Update
 
+    from celery_laravel.stores.sqlalchemy.dialects.contract import Change
     from celery_laravel.stores.sqlalchemy.engine import Database
 
 
@@ -44,7 +45,14 @@ class SQLFailedJobStore:
         insertion = self._database.dialect.insert_new(self._table).values(values)
         record = self._database.dialect.counted(insertion)
         # Not repeatable, as is `forget`: the answer says whether it was this call, and who gets it acts on it.
-        return self._database.single(lambda connection: record(connection, {}) > 0, repeatable=False)
+        if self._database.single(lambda connection: record(connection, {}) > 0, repeatable=False):
+            return True
+        claimed = delete(self._table).where(self._table.c.id == job.id, self._table.c.claimed_by.is_not(None))
+
+        def replace(connection: Connection) -> bool:
+            return connection.execute(claimed).rowcount > 0 and record(connection, {}) > 0
+
+        return self._database.transaction(replace)
 
     def find(self, job_id: str) -> FailedJob | None:
         found = self._all(select(self._table).where(self._table.c.id == job_id))
@@ -60,8 +68,24 @@ class SQLFailedJobStore:
     def count(self, *, queue: str | None = None) -> int:
         return self._database.count(self._table, queue)
 
-    def forget(self, job_id: str) -> bool:
+    def claim(self, job_id: str, *, owner: str, lease: timedelta) -> FailedJob | None:
+        parameters = giving(id=job_id, owner=owner, lease=lasting(lease))
+        row = self._database.single(lambda connection: self._claim(connection, parameters))
+        return None if row is None else _job(row)
+
+    def release(self, job_id: str, *, owner: str) -> bool:
+        parameters = giving(id=job_id, owner=owner)
+        return self._database.single(lambda connection: connection.execute(self._release, parameters).rowcount) > 0
+
+    def interrupted(self, batch_id: str) -> list[FailedJob]:
+        table = self._table.c
+        is_one = (table.batch_id == batch_id, table.claimed_until <= self._database.dialect.now)
+        return self._all(select(self._table).where(*is_one).order_by(table.failed_at, table.number))
+
+    def forget(self, job_id: str, *, owner: str | None = None) -> bool:
         statement = delete(self._table).where(self._table.c.id == job_id)
+        if owner is not None:
+            statement = statement.where(self._table.c.claimed_by == owner)
         return self._database.single(partial(_removed, statement), repeatable=False) > 0
 
     def flush(self, *, before: datetime | None = None) -> int:
@@ -73,6 +97,23 @@ class SQLFailedJobStore:
     def _all(self, statement: Select[Any]) -> list[FailedJob]:
         rows = self._database.single(lambda connection: connection.execute(statement).all())
         return [_job(row) for row in rows]
+
+    # -- statements --------------------------------------------------------------------------------
+    @cached_property
+    def _claim(self) -> Change:
+        table, now = self._table.c, self._database.dialect.now
+        is_it, owner = table.id == given("id", Identifier()), given("owner", Identifier())
+        is_free = or_(table.claimed_by.is_(None), table.claimed_until <= now, table.claimed_by == owner)
+        changes = {table.claimed_by: owner, table.claimed_until: now + given("lease")}
+        statement = update(self._table).where(is_it, is_free).values(changes)
+        where = is_it & (table.claimed_by == owner)
+        return self._database.dialect.change(statement, columns=list(table), where=where)
+
+    @cached_property
+    def _release(self) -> Update:
+        table = self._table.c
+        is_it = (table.id == given("id", Identifier()), table.claimed_by == given("owner", Identifier()))
+        return update(self._table).where(*is_it).values(claimed_until=self._database.dialect.now)
 
 
 def _removed(statement: Delete, connection: Connection) -> int:
@@ -93,4 +134,5 @@ def _job(row: Row[Any]) -> FailedJob:
         attempts=row.attempts,
         batch_id=row.batch_id,
         payload=row.payload,
+        claimed_until=None if row.claimed_until is None else clock.as_datetime(row.claimed_until / 1_000_000),
     )

@@ -125,9 +125,13 @@ def _failed_jobs(metadata: MetaData, prefix: str) -> Table:
         Column("attempts", Integer(), nullable=False),
         Column("batch_id", Identifier()),
         Column("payload", Json(), nullable=False),
+        # Who has begun to retry it, and until when nobody else may; both stay when that has come to no end.
+        Column("claimed_by", Identifier()),
+        Column("claimed_until", Microseconds()),
         UniqueConstraint("id", name=f"{prefix}_failed_jobs_id"),
         Index(f"{prefix}_failed_jobs_by_age", "failed_at", "number"),
         Index(f"{prefix}_failed_jobs_by_queue", "queue", "failed_at", mysql_length={"queue": 191}),
+        Index(f"{prefix}_failed_jobs_by_claim", "claimed_until"),
         has_number=True,
     )
 

@@ -34,6 +34,7 @@ from celery_laravel.testing.store_suite.concurrency import ConcurrencySuite
 from celery_laravel.testing.store_suite.contention import ContentionSuite
 from celery_laravel.testing.store_suite.debounces import DebounceSuite
 from celery_laravel.testing.store_suite.delays import DelaySuite
+from celery_laravel.testing.store_suite.failed_job_claims import FailedJobClaimSuite
 from celery_laravel.testing.store_suite.failed_jobs import FailedJobSuite
 from celery_laravel.testing.store_suite.limit_changes import LimitChangeSuite
 from celery_laravel.testing.store_suite.limit_lateness import LatenessSuite, UnclaimedSuite
@@ -59,6 +60,7 @@ class StoreSuite(
     BatchCallbackSuite,
     BatchOccasionSuite,
     FailedJobSuite,
+    FailedJobClaimSuite,
     LockSuite,
     LockReleaseSuite,
     LockLeaseSuite,
@@ -94,6 +96,7 @@ __all__ = [
     "ContentionSuite",
     "DebounceSuite",
     "DelaySuite",
+    "FailedJobClaimSuite",
     "FailedJobSuite",
     "LatenessSuite",
     "LimitChangeSuite",

@@ -126,6 +126,16 @@ class ConcurrencySuite:
         assert store.failed_jobs.count() == 1
         assert sum(at_once(lambda _: store.failed_jobs.forget("job"))) == 1
 
+    def test_one_of_many_claims_a_failed_job_and_one_records_its_next_failure(self, store: Store) -> None:
+        for number in range(5):
+            job = f"job-{number}"
+            store.failed_jobs.record(failed(job))
+            claims = at_once(lambda thread, job=job: store.failed_jobs.claim(job, owner=f"o-{thread}", lease=HOUR))  # type: ignore[misc]
+            assert sum(claim is not None for claim in claims) == 1
+            records = at_once(lambda thread, job=job: store.failed_jobs.record(failed(job, minutes=1 + thread)))  # type: ignore[misc]
+            assert sum(records) == 1
+            assert store.failed_jobs.find(job) == failed(job, minutes=1 + records.index(True))
+
 
 def _end_ten(store: Store, batch_id: str, thread: int) -> list[BatchChange]:
     indices = range(thread * 10, thread * 10 + 10)

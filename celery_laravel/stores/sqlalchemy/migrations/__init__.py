@@ -14,9 +14,9 @@ from celery_laravel.stores.sqlalchemy.tables import version_table_for
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest version, known without loading Alembic: an up-to-date database needs none of it."""
-BEFORE: tuple[str | None, ...] = (None, "0001", "0002", "0003")
+BEFORE: tuple[str | None, ...] = (None, "0001", "0002", "0003", "0004")
 """The versions before it, oldest first. A database of any other is of a newer library, and is left alone."""
 
 _one_at_a_time = threading.Lock()
