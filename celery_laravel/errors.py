@@ -64,7 +64,8 @@ class BatchDispatchError(CeleryLaravelError):
 
     Attributes:
         batch_id: The batch.
-        sent: How many of its signatures were sent.
+        sent: How many of its signatures were sent. Of those that were on their way when a broker went away, more may
+            have arrived.
         ending: What became of the batch.
 
             - ``"cancelled"``: it is cancelled, and finishes when what was sent has ended.
@@ -72,7 +73,8 @@ class BatchDispatchError(CeleryLaravelError):
             - ``"open"``: neither store nor broker took it. The batch is not cancelled, and
               does not finish until it is closed: `Batch.close`.
             - ``"unclosed"``: as before, but every job was sent. Only closing is left to be done.
-        unsent: Of an ``"open"`` batch the members that were counted and not
+            - ``"uncancelled"``: neither took it, of jobs that were added by `Batch.add`.
+        unsent: Where neither took it, the members that were counted and not
             sent, as ranges of their indices (first, last), for `Batch.close`.
     """
 
@@ -86,7 +88,8 @@ class BatchDispatchError(CeleryLaravelError):
         self.unsent = unsent
 
     def __str__(self) -> str:
-        command = f"`celery -A app laravel close-batch {self.batch_id}"
+        program = "`celery -A app laravel"
+        command = f"{program} close-batch {self.batch_id}"
         if self.ending == "unclosed":
             return (
                 f"All {self.sent} jobs of batch {self.batch_id!r} were sent, but neither the store nor the broker took "
@@ -99,6 +102,9 @@ class BatchDispatchError(CeleryLaravelError):
         if self.ending == "kept":
             return what + "the broker keeps word that it is to be cancelled, until a worker can tell the store."
         unsent = "".join(f" --unsent {first}-{last}" for first, last in self.unsent)
+        if self.ending == "uncancelled":
+            end = f"{command} --incomplete{unsent}`" if unsent else f"{program} cancel-batch {self.batch_id}`"
+            return what + f"neither the store nor the broker took note of it. Cancel it when the store is back: {end}."
         return (
             what + "neither the store nor the broker took note of it, so that the batch is neither cancelled nor "
             f"closed, and cannot finish. Close it when the store is back: {command} --incomplete{unsent}`."

@@ -41,7 +41,7 @@ class Taken(Enum):
 
 
 class Ending(NamedTuple):
-    """How a dispatch ended: who knows, what the store changed when it was closed, why the store does not know."""
+    """How a dispatch ended: who knows, what its last step changed in the store, why the store does not know."""
 
     taken: Taken
     change: BatchChange | None = None
@@ -83,7 +83,8 @@ def _insist(
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return Ending(Taken.STORE, end_dispatch(store.batches, end))
+            changes = end_dispatch(store.batches, end)
+            return Ending(Taken.STORE, changes[-1] if changes else None)
         except StoreUnavailableError as error:
             if _hand_over(app, end, where, connection, error):
                 return Ending(Taken.BROKER, error=error)

@@ -249,7 +249,7 @@ def _broken_off(
 ) -> BatchDispatchError:
     ending = dispatch.end_surely(app, store, end)
     if ending.taken is Taken.NOBODY:
-        return BatchDispatchError(end.batch_id, dispatch.sent, "open", end.unsent)
+        return BatchDispatchError(end.batch_id, dispatch.sent, "open" if end.closes else "uncancelled", end.unsent)
     if ending.taken is Taken.BROKER:
         return BatchDispatchError(end.batch_id, dispatch.sent, "kept")
     if on_end is not None and ending.change is not None:

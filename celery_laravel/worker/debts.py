@@ -146,7 +146,8 @@ class Debts:
         if debt.batch_id is not None:
             self._callbacks.after(self._store().batches.end_members(debt.batch_id, debt.succeeded))
         if debt.dispatch is not None:
-            self._callbacks.after(end_dispatch(self._store().batches, debt.dispatch))
+            for change in end_dispatch(self._store().batches, debt.dispatch):
+                self._callbacks.after(change)
         if debt.chain is not None:
             self._chains.caught(debt.chain, debt.error or {}, owner=debt.job_id)
         if debt.record is not None:

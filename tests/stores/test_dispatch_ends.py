@@ -41,8 +41,7 @@ def counts(record: BatchRecord) -> tuple[int, int, int, bool, bool]:
 
 def end(store: Store, asked: DispatchEnd) -> list[str]:
     """End a dispatch; return the callbacks that became due."""
-    change = end_dispatch(store.batches, asked)
-    return [] if change is None else [callback.kind for callback in change.due]
+    return [callback.kind for change in end_dispatch(store.batches, asked) for callback in change.due]
 
 
 def test_a_batch_that_was_sent_is_closed(store: Store) -> None:
@@ -76,6 +75,15 @@ def test_the_last_of_it_calls_what_is_due(store: Store) -> None:
     assert end(store, replace(BROKEN, unsent=((0, 19),))) == []
 
 
+def test_of_a_batch_that_was_closed_members_may_be_counted_out_still(store: Store) -> None:
+    store.batches.close("batch")
+    for asked in (BROKEN, replace(BROKEN, lost=(15, 5))):
+        assert end(store, asked) == []
+        assert counts(look(store)) == (20, 10, 0, False, False)
+    assert end(store, replace(BROKEN, unsent=((10, 19),))) == ["finally"]
+    assert counts(look(store)) == (20, 0, 10, True, False)
+
+
 def test_members_that_have_ended_all_the_same_keep_no_others_from_being_counted_out(store: Store) -> None:
     for index in (10, 11, 13):
         store.batches.end_member(MemberEnd("batch", index, "sent", MemberState.SUCCEEDED))
@@ -99,5 +107,5 @@ def test_what_was_interrupted_is_done_when_it_is_done_again(store: Store, step: 
 
 def test_a_batch_that_is_gone_has_no_dispatch_to_be_ended(store: Store) -> None:
     store.batches.delete("batch")
-    assert end_dispatch(store.batches, BROKEN) is None
-    assert end_dispatch(store.batches, DispatchEnd("batch", closes=True)) is None
+    assert end_dispatch(store.batches, BROKEN) == []
+    assert end_dispatch(store.batches, DispatchEnd("batch", closes=True)) == []

@@ -191,7 +191,7 @@ def test_where_neither_takes_it_the_error_says_what_to_do(
     assert (batch.cancelled, batch.pending_jobs) == (False, 15)
     closed = batch.close(incomplete=True, unsent=error.unsent)
     assert (counts(closed), closed.cancelled) == ((15, 3, 12), True)
-    again = batch.close(incomplete=True, unsent=[(0, 9)])
+    again = batch.close(incomplete=True)
     assert counts(again) == (15, 3, 12), "it is closed"
 
 
@@ -267,6 +267,25 @@ def test_jobs_that_are_added_later_are_told_of_likewise(app: Celery, fault: Faul
     fault.mend()
     runtime_of(app).debts.pay(debt)
     assert (counts(the_batch(app)), the_batch(app).cancelled) == ((12, 1, 11), True)
+
+
+@pytest.mark.parametrize("breaks", [True, False], ids=["broker", "store"])
+def test_where_neither_takes_that_a_later_adding_failed_the_batch_can_be_cancelled_by_hand(
+    app: Celery, fault: Fault, work: Any, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    batch = Bus(app).batch([work.s()]).dispatch()
+    no_broker(monkeypatch, app)
+    if breaks:
+        _break_second_slice(monkeypatch)
+    fault.set("batches.find:before" if breaks else "batches.add:before", 1 if breaks else 2)
+    told = r"close-batch \S+ --incomplete --unsent 12-12 --unsent 14-15`" if breaks else r"laravel cancel-batch \S+`"
+    with pytest.raises(BatchDispatchError, match=told) as raised:
+        batch.add(work.s(n) for n in range(15))
+    assert raised.value.ending == "uncancelled"
+    fault.mend()
+    if breaks:
+        after = the_batch(app).close(incomplete=True, unsent=raised.value.unsent)
+        assert (counts(after), after.cancelled) == ((16, 3, 13), True)
 
 
 def test_a_batch_that_finishes_between_two_slices_is_told_with_what_was_sent(app: Celery, work: Any) -> None:
