@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.log import get_logger
 from kombu.transport import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from celery_laravel.transport.keeper import LeaseKeeper
 from celery_laravel.transport.redis.channel import Channel, SentinelChannel
@@ -37,6 +39,8 @@ class Keeping(_Base):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
+        lost: tuple[type[Exception], ...] = self.connection_errors  # type: ignore[has-type]  # of the class it is mixed into
+        self.connection_errors = (*lost, ReadOnlyError)  # another server is the master now
         self.cycle: Any = Poller()
         self._loop: Any = None
         self._timer_entry: Any = None
@@ -45,10 +49,30 @@ class Keeping(_Base):
         self._in_round = threading.Lock()
 
     def establish_connection(self) -> Any:
-        """Connect; kombu does."""
+        """Connect; kombu does.
+
+        Raises:
+            redis.exceptions.ConnectionError: There is no server, or it is a
+                replica. To connect to one would be to lose the connection at
+                the first write: a worker would do that without end, or die.
+        """
         connection = super().establish_connection()
+        try:
+            self._refuse_replicas()
+        except BaseException:
+            super().close_connection(connection)
+            raise
         self._keeper = LeaseKeeper(self._keep)
         return connection
+
+    def _refuse_replicas(self) -> None:
+        try:
+            found = self.channels[0].client.info("replication")
+        except ResponseError as error:
+            logger.debug("The Redis server does not say whether it is a replica: %s", error)
+            return
+        if found.get("role") == "slave" and found.get("slave_read_only", 1):
+            raise RedisConnectionError("The server is a replica, which takes no writes. Let the URL lead to the master")
 
     def close_connection(self, connection: Any) -> None:
         """Put back what is not acknowledged, and close."""
