@@ -79,12 +79,19 @@ class DelayedJobs:
         return stored + kept
 
     def find(self, job_id: str) -> DelayedJob | None:
-        """One job, or None; one that waits more than once, as it is due first."""
-        stored = () if self._is_untouched else store_of(self._app).delays.find(job_id)
-        jobs = [_stored_job(record) for record in stored]
-        for delayed in _kept_by_brokers(self._app):
-            jobs += [_kept_job(message) for message in delayed.all(task_id=job_id, limit=1)]
-        return min(jobs, key=_due_at, default=None)
+        """One job, or None; one that waits more than once, as it is due first.
+
+        Brokers are asked only for a job that does not wait in the store.
+        """
+        stored = [] if self._is_untouched else store_of(self._app).delays.find(job_id)
+        if stored:
+            return _stored_job(stored[0])
+        kept = [
+            _kept_job(message)
+            for delayed in _kept_by_brokers(self._app)
+            for message in delayed.all(task_id=job_id, limit=1)
+        ]
+        return min(kept, key=_due_at, default=None)
 
     def cancel(self, job_id: str) -> bool:
         """Call a job off, for good; False when it does not wait.
