@@ -29,12 +29,12 @@ def notes(record: Record) -> Counter[str]:
     return Counter(line.split()[0] for line in record.lines() if "@" in line)
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
 def test_tasks_run_in_other_pools_and_a_warm_shutdown_is_prompt(
     app: Celery, worker: StartWorker, record: Record, contents: Contents, pool: str
 ) -> None:
-    if pool == "gevent" and find_spec("gevent") is None:
-        pytest.skip("gevent is not installed")
+    if pool in {"gevent", "eventlet"} and find_spec(pool) is None:
+        pytest.skip(f"{pool} is not installed")
     with worker(pool=pool) as running:
         for number in range(100):
             send(app, "note", number)

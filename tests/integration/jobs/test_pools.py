@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,10 +54,10 @@ def check_the_life_of_jobs(lab: Lab) -> None:
     assert lab.wait_for(note_key, "notes") == [[repr(finished), "'finally'"]]
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
 def test_a_pool(make_lab: MakeLab, pool: str) -> None:
-    if pool == "gevent":
-        pytest.importorskip("gevent")
+    if pool in {"gevent", "eventlet"} and find_spec(pool) is None:
+        pytest.skip(f"{pool} is not installed")
     lab = make_lab()
     with lab.worker(pool=pool, concurrency=1 if pool == "solo" else 4) as worker:
         check_the_life_of_jobs(lab)
