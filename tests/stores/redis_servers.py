@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,6 +72,38 @@ def own_cluster(folder: Path) -> Iterator[list[OwnServer]]:
         for client in clients:
             wait_until(lambda client=client: _is_complete(client), message="the cluster", interval=0.05)  # type: ignore[misc]
         yield nodes
+
+
+@contextmanager
+def own_tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A server that speaks TLS too: that port, and the certificate to trust."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-keyout", str(key), "-out", str(certificate), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([find_program("openssl"), *command.split(), *files], check=True, capture_output=True)
+    port = free_port()
+    tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    with own_server(folder, *tls, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"):
+        yield port, certificate
+
+
+@contextmanager
+def own_sentinel(folder: Path) -> Iterator[tuple[OwnServer, OwnServer, OwnServer]]:
+    """A master called ``mymaster``, a replica of it, and a sentinel that lets the replica take over in moments."""
+    with own_server(folder / "master") as master:
+        replica_of = ("--replicaof", "127.0.0.1", str(master.port))
+        with own_server(folder / "replica", *replica_of) as replica, replica.client() as copy:
+            wait_until(lambda: copy.info("replication")["master_link_status"] == "up")
+            config = folder / "sentinel.conf"
+            config.write_text(
+                f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 2000\n"
+            )
+            with own_server(folder / "sentinel", str(config), "--sentinel") as sentinel:
+                with sentinel.client() as watch:
+                    wait_until(lambda: watch.sentinel_master("mymaster")["num-slaves"] == 1)
+                yield master, replica, sentinel
 
 
 def redis_server() -> str:

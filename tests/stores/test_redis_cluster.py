@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,9 +10,11 @@ import pytest
 
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.stores.contracts import Store
-from celery_laravel.stores.records import NewBatch
+from celery_laravel.stores.records import MemberState, NewBatch
 from celery_laravel.stores.redis import RedisStore
 from celery_laravel.testing.store_suite import Advance, ServerTime, StoreSuite
+from celery_laravel.testing.store_suite.attempts import begin, final, started
+from celery_laravel.testing.store_suite.batch_help import ending, found, make, succeed
 from tests.stores.redis_servers import OwnServer, own_cluster
 
 pytestmark = pytest.mark.redis
@@ -79,3 +82,44 @@ def test_a_node_of_a_cluster_is_no_server_of_its_own(nodes: list[OwnServer]) -> 
         store.close()
     assert len(told) == 2, "the batch's slot is on one node"
     assert all("redis+cluster://" in text for text in told)
+
+
+def test_scripts_that_were_flushed_are_sent_again(store: Store, nodes: list[OwnServer]) -> None:
+    def flush() -> None:
+        for node in nodes:
+            with node.client() as client:
+                client.script_flush()
+
+    make(store, 4)
+    for index in range(2):
+        flush()
+        assert begin(store, f"job-{index}") == started(1)
+        flush()
+        store.settle(
+            member=ending(index, MemberState.SUCCEEDED), attempt=final(job=f"job-{index}"), keep=timedelta(hours=1)
+        )
+    flush()
+    assert found(store).pending_jobs == 2
+
+
+def test_a_forked_process_makes_connections_of_its_own(store: Store, nodes: list[OwnServer]) -> None:
+    """Answers would be mixed up else: parent and children ask at the same time."""
+    make(store, 40)
+    assert succeed(store, 0).changed
+    children = []
+    for child in range(1, 4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for index in range(child * 10, child * 10 + 10):
+                    assert succeed(store, index).changed
+                    assert begin(store, f"job-{index}") == started(1)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(pid)
+    for index in range(1, 10):
+        assert succeed(store, index).changed
+        assert begin(store, f"job-{index}") == started(1)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+    assert found(store).pending_jobs == 0

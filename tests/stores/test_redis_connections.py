@@ -199,6 +199,23 @@ def test_a_server_without_memory_is_no_store(server: OwnServer, own_store: Redis
     make(own_store, 1)
 
 
+def test_a_server_that_has_no_room_for_another_client_is_unavailable_until_it_has(server: OwnServer) -> None:
+    store = RedisStore(server.url)
+    with server.client() as client:
+        client.ping()
+        room = client.config_get("maxclients")["maxclients"]
+        client.config_set("maxclients", "1")
+        asked = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="max number of clients"):
+            begin(store)
+        assert 1 < time.monotonic() - asked < 10, "it is waited for, and not for ever"
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(begin, store)
+            client.config_set("maxclients", room)
+            assert waiting.result(30) == started(1)
+    store.close()
+
+
 def test_a_wrong_password_is_told_at_once(tmp_path: Path) -> None:
     with own_server(tmp_path / "redis") as server, server.client() as client:
         client.config_set("requirepass", "right")

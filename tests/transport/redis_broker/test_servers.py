@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kombu import Consumer, Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celery_laravel.testing.processes import find_program, free_port, wait_until
+from celery_laravel.testing.processes import free_port, wait_until
 from celery_laravel.transport.redis import reservation
 from celery_laravel.transport.redis.connection import Connection
 from celery_laravel.transport.redis.transport import SentinelTransport, Transport
-from tests.stores.redis_servers import OwnServer, own_cluster, own_server
+from tests.stores.redis_servers import OwnServer, own_cluster, own_sentinel, own_server, own_tls_server
 from tests.transport.redis_broker.conftest import age, get, send
 
 if TYPE_CHECKING:
@@ -54,13 +53,7 @@ def test_behind_sentinel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    files = ["-keyout", str(key), "-out", str(certificate), "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([find_program("openssl"), *command.split(), *files], check=True, capture_output=True)
-    port = free_port()
-    tls = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
-    with own_server(tmp_path / "server", *tls, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"):
+    with own_tls_server(tmp_path / "server") as (port, certificate):
         options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(certificate)}
         url = f"rediss://127.0.0.1:{port}/0"
         with Connection(url, ssl=options) as one, Connection(url, ssl=options) as two:
@@ -100,35 +93,24 @@ def test_on_a_cluster_with_a_hash_tag_in_the_prefix(tmp_path: Path, monkeypatch:
 
 def test_a_replica_that_takes_over_has_what_it_was_given(tmp_path: Path) -> None:
     """Sentinel names it when the master is gone: what was held there comes back, what waited is there."""
-    config = tmp_path / "sentinel.conf"
-    with own_server(tmp_path / "master") as master:
-        replica_of = ("--replicaof", "127.0.0.1", str(master.port))
-        with own_server(tmp_path / "replica", *replica_of) as replica, replica.client() as copy:
-            wait_until(lambda: copy.info("replication")["master_link_status"] == "up")
-            config.write_text(
-                f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-                "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 2000\n"
-            )
-            with own_server(tmp_path / "sentinel", str(config), "--sentinel") as sentinel:
-                with sentinel.client() as watch:
-                    wait_until(lambda: watch.sentinel_master("mymaster")["num-slaves"] == 1)
-                url, options = f"sentinel://127.0.0.1:{sentinel.port}", {"master_name": "mymaster"}
-                with Connection(url, transport_options=options) as one:
-                    send(one, "held", "waiting")
-                    assert get(one).payload == "held"
-                    wait_until(lambda: (copy.llen("jobs"), copy.hlen("unacked")) == (1, 1))
-                    master.process.kill()
-                    wait_until(lambda: copy.info("replication")["role"] == "master")
-                    with pytest.raises(RedisConnectionError):
-                        one.default_channel.queue_purge("none")
-                with Connection(url, transport_options=options) as two:
-                    two.ensure_connection(max_retries=50, interval_start=0.1, interval_step=0)
-                    message = get(two)
-                    assert message.payload == "waiting"
-                    message.ack()
-                    age(copy, 61)
-                    assert two.default_channel.held.put_back_abandoned(60) == 1
-                    assert get(two).payload == "held"
+    with own_sentinel(tmp_path) as (master, replica, sentinel), replica.client() as copy:
+        url, options = f"sentinel://127.0.0.1:{sentinel.port}", {"master_name": "mymaster"}
+        with Connection(url, transport_options=options) as one:
+            send(one, "held", "waiting")
+            assert get(one).payload == "held"
+            wait_until(lambda: (copy.llen("jobs"), copy.hlen("unacked")) == (1, 1))
+            master.process.kill()
+            wait_until(lambda: copy.info("replication")["role"] == "master")
+            with pytest.raises(RedisConnectionError):
+                one.default_channel.queue_purge("none")
+        with Connection(url, transport_options=options) as two:
+            two.ensure_connection(max_retries=50, interval_start=0.1, interval_step=0)
+            message = get(two)
+            assert message.payload == "waiting"
+            message.ack()
+            age(copy, 61)
+            assert two.default_channel.held.put_back_abandoned(60) == 1
+            assert get(two).payload == "held"
 
 
 def test_a_server_that_comes_back_has_what_it_kept(tmp_path: Path) -> None:
