@@ -50,3 +50,9 @@ class ModelSuite:
         from celery_laravel.testing.store_suite.delay_machine import check_delays
 
         check_delays(store, advance, examples=self.examples, steps=self.steps)
+
+    def test_failed_jobs_follow_their_model(self, store: Store, advance: Advance) -> None:
+        pytest.importorskip("hypothesis", reason="random sequences of calls are made by hypothesis")
+        from celery_laravel.testing.store_suite.failed_job_machine import check_failed_jobs
+
+        check_failed_jobs(store, advance, examples=self.examples, steps=self.steps)
