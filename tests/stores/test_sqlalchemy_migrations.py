@@ -120,6 +120,7 @@ def test_tables_of_an_earlier_version_keep_what_is_in_them(url: str, prefix: str
         with pytest.raises(ConfigurationError, match=r"lacks tables.*celery -A your_app laravel migrate"):
             store.failed_jobs.all()
         assert begin(store) == 2, "what does not need the new tables works on"
+        assert store.failed_jobs.record(failed("later")), "no record of a failure is lost meanwhile"
         store.migrate()
     assert store.locks.acquire(LockRequest("lock", "owner", "overlap")).acquired
     assert store.delays.count() == 0
