@@ -80,6 +80,22 @@ class TestRedis:
             check(running, app, record, server=read_only(), left=left)
         app.close()
 
+    def test_a_worker_that_connects_again_while_its_server_is_full_goes_on_once_it_is_not(
+        self, own_redis: OwnServer, record: Record
+    ) -> None:
+        app = install(Celery("client", broker=own_redis.url, set_as_current=False))
+        with own_redis.client() as client, start_worker(own_redis.url, record, *QUICK, transport="safe") as running:
+            send(app, "note", "first")
+            record.wait_for(f"first {running.name}")
+            client.config_set("maxmemory", "1")
+            client.client_kill_filter(_type="normal", skipme=True)
+            wait_until(lambda: running.log_text().count("Connection to broker lost") >= 3)
+            client.config_set("maxmemory", "0")
+            send(app, "note", "after")
+            record.wait_for(f"after {running.name}", timeout=60)
+            assert running.is_running
+        app.close()
+
     def test_a_replica_is_not_connected_to(self, own_redis: OwnServer) -> None:
         """Nor is one that has become one published to, without an error."""
         with own_redis.client() as client, Connection(own_redis.url) as early, Connection(own_redis.url) as late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,17 @@ from kombu.log import get_logger
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from celery_laravel.transport.redis.errors import is_passing
 from celery_laravel.transport.redis.held import Held
 from celery_laravel.transport.redis.poller import WAKE_UP
 from celery_laravel.transport.redis.qos import QoS
 from celery_laravel.transport.redis.reservation import Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery_laravel.transport.redis.wake_up import WakeUp
 
@@ -24,6 +28,17 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _Base: Any = object  # mixed in before one of kombu's classes
+
+
+@contextmanager
+def _full_is_away() -> Iterator[None]:
+    """Make of a refusal that will pass what a worker tries again after; of others it dies."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_passing(error):
+            raise
+        raise RedisConnectionError(f"The server takes no writes for now: {error}") from error
 
 
 class Reserving(_Base):
@@ -54,6 +69,16 @@ class Reserving(_Base):
             client = super()._create_client()
             self._client_of_pool = (self.pool, client)
         return client
+
+    def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
+        """Declare a queue; a server that takes no writes for now is taken for one that is away."""
+        with _full_is_away():
+            return super().queue_declare(*args, **kwargs)
+
+    def queue_bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Bind a queue, likewise."""
+        with _full_is_away():
+            return super().queue_bind(*args, **kwargs)
 
     # -- consuming
 
