@@ -11,6 +11,7 @@ import redis
 
 from celery_laravel import Bus
 from celery_laravel.runtime import runtime_of
+from celery_laravel.stores.factory import forget_stores
 from celery_laravel.testing.processes import wait_until
 from tests.chaos.app import declare
 from tests.chaos.plan import Plan
@@ -38,6 +39,7 @@ class Stage:
         self.workers: list[RunningWorker] = []
         self._closing = ExitStack()
         self._closing.callback(self.app.close)
+        self._closing.callback(forget_stores, self.app)
         self._closing.callback(self.record.client.close)
 
     @property
