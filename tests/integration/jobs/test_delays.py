@@ -160,8 +160,8 @@ def test_delays_outlast_workers_and_a_restart_of_redis(make_lab: MakeLab, tmp_pa
     server.start()
     try:
         lab = make_lab(broker=server.url, store=server.url, laravel_durable_delay=1)
-        keys = [lab.send("bare", "return:x", countdown=3)[1] for _ in range(20)]
         with lab.worker(app=APP) as worker:
+            keys = [lab.send("bare", "return:x", countdown=5)[1] for _ in range(20)]
             worker.kill()
             server.process.kill()
             server.start()
