@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 ARGS ?=
 MATRIX ?= oldest 5.5 5.6 5.7
 TOGETHER ?= 3
+SECONDS ?= 60
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite chaos chaos-short matrix matrix-short ci clean
+.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite chaos chaos-short fuzz matrix matrix-short ci clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +50,10 @@ chaos: $(VENV)/.dev ## Break everything, each promise 50 times (hours); ARGS="--
 
 chaos-short: $(VENV)/.dev ## The same in its short form (two minutes)
 	@$(BIN)/python -m pytest tests/chaos -m "chaos and not slow" -p no:randomly -n 2 --dist loadscope --seed 1 $(ARGS)
+
+fuzz: $(VENV)/.dev ## Give each reader of messages and records what nobody would send, for SECONDS=60 each; needs atheris
+	@mkdir -p build && for target in header headers follows parked debt pack row; do echo "== $$target"; \
+		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) -artifact_prefix=build/ || exit 1; done
 
 fmt: $(VENV)/.dev ## Format the code, and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .
