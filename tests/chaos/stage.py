@@ -81,7 +81,9 @@ class Stage:
             with redis.Redis.from_url(self.places["broker"]) as client:
                 return int(client.llen(prefix + queue) + client.hlen(f"{prefix}unacked"))
         with self.app.connection_for_read() as connection:
-            return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
+            channel = connection.default_channel
+            ready = int(channel.queue_declare(queue, passive=True).message_count)
+            return ready + (channel.messages.count_hidden(queue) if hasattr(channel, "messages") else 0)
 
     def close(self) -> None:
         self._closing.close()
