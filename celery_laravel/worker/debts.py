@@ -153,6 +153,10 @@ class Debts:
         if debt.record is not None:
             self._failed_jobs().record(debt.record)
 
+    def record_of(self, job_id: str) -> FailedJob | None:
+        """The record of a failed job, if it has been kept."""
+        return self._failed_jobs().find(job_id)
+
     def pay_surely(self, debt: Debt, request: Any, *, patience: float, gives_up: bool) -> Payment:
         """Pay a debt of the running job, whose message is ``request``'s, and return who has taken it.
 

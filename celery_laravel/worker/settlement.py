@@ -6,11 +6,13 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore
 
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Deleted, Failed, PassedOn, Succeeded
+from celery_laravel.errors import MaxAttemptsExceededError
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd
 from celery_laravel.worker import batch, debts, failed_jobs
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from celery_laravel.worker.chains import ChainCatches
 
 logger = logging.getLogger(__name__)
+
+_OF_A_LOST_PROCESS = (TimeLimitExceeded.__name__, WorkerLostError.__name__)
 
 
 class Settlement:
@@ -116,6 +120,7 @@ class Settlement:
     ) -> None:
         """Settle a job that failed for good: unique lock, batch, chain, hook, record and signal, in that order.
 
+        The hook is the user's code, which has no business in the worker's parent.
         Its turn is left open (`finished`), so that a worker that dies before
         Celery has stored the failure leaves a job that is picked up again and
         found to have used up its attempts.
@@ -128,7 +133,7 @@ class Settlement:
             caught = self._debt(task, running, chain=running.header.chain, error=exception_to_data(error))
             self._pay(task, running, caught, "having its chain catch it")
         hook = running.options.failed
-        if hook is not None and not running.is_orphan:  # the users' code has no business in the worker's parent
+        if hook is not None and not running.is_orphan and not self._was_hooked(running, error):
             with _isolated(running, "its failed() hook"):
                 hook(task, error, *args, **kwargs)
         self._tell(running, Ending.HOOK_CALLED)
@@ -191,6 +196,21 @@ class Settlement:
             self.failed(task, request, running, error, args, kwargs)
         if isinstance(running.outcome, Failed):
             self.finished(task, running)
+
+    def _was_hooked(self, running: RunningJob, error: BaseException) -> bool:
+        """Whether the job had failed before, and its worker died before it had ended the turn.
+
+        The record tells so, which is kept when the hook has been called; but
+        that of a job whose process was gone is kept before.
+        """
+        if running.code_ran or not running.is_durable or not isinstance(error, MaxAttemptsExceededError):
+            return False
+        record = None
+        with _isolated(running, "looking for its record"):
+            record = self._debts.record_of(running.id)
+        if record is None or record.claimed_until is not None:
+            return False
+        return not record.exception.startswith(_OF_A_LOST_PROCESS)
 
     def _keep_record(self, task: Any, request: Any, running: RunningJob, error: BaseException) -> None:
         with _isolated(running, "keeping its record"):
