@@ -146,7 +146,7 @@ def test_a_hard_time_limit_fails_a_job_once(lab: Lab) -> None:
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=40)
     assert len(lab.wait_for(key, "failed")) == 1
-    ((pid, job_id, attempt),) = lab.written(key, "failed_in")
+    ((pid, job_id, attempt),) = lab.wait_for(key, "failed_in")
     assert (job_id, attempt) == (result.id, 1)
     assert main_process(lab) not in {pid, *lab.wait_for(result.id, "signals_in")}
     wait_until(lambda: "job_failed" in lab.written(result.id, "signals"))
