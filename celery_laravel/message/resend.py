@@ -81,12 +81,26 @@ def send_again(task: Any, signature: Signature, header: Header) -> None:
     for serializer in serializers_for(task, header):
         signature.options["serializer"] = serializer
         try:
-            signature.apply_async()
+            _publish(task, signature)
         except EncodeError as error:
             unencodable = unencodable or error
         else:
             return
     raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
+
+
+def _publish(task: Any, signature: Signature) -> None:
+    """Publish a job again, even if its arguments do not fit the task any more: it fails by that when it starts.
+
+    A dispatch refuses such arguments; a message that is there already would come
+    again and again.
+    """
+    try:
+        signature.apply_async()
+    except TypeError:
+        if not task.typing:
+            raise
+        task.app.send_task(task.name, signature.args, signature.kwargs, task_type=task, **signature.options)
 
 
 def _as_sent(value: Any) -> Any:

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from celery_laravel.transport.redis.errors import is_passing
-from celery_laravel.transport.redis.held import Held
+from celery_laravel.transport.redis.held import Held, UnroutableError
 from celery_laravel.transport.redis.poller import WAKE_UP
 from celery_laravel.transport.redis.qos import QoS
 from celery_laravel.transport.redis.reservation import Reservation
@@ -166,7 +166,7 @@ class Reserving(_Base):
             return raw is not None
         if self._closing or queue not in consumers or not self.qos.can_consume():
             # Its consumer was cancelled while the answer was under way.
-            self.qos.give_back(tag)
+            self._give_back(queue, tag, payload)
             raise Empty
         raw = self._decode(queue, payload, tag)
         if raw is None:
@@ -191,9 +191,18 @@ class Reserving(_Base):
             if tag is None:
                 logger.critical("Dropped what is no message of %r: %r", queue, error)
             else:
-                self.held.set_aside(tag, queue, payload)
-                logger.critical("Set aside in %r what is no message of %r: %r", f"{queue}.unreadable", queue, error)
+                self._set_aside(queue, tag, payload, error)
             return None
+
+    def _give_back(self, queue: str, tag: str, payload: bytes) -> None:
+        try:
+            self.qos.give_back(tag)
+        except (UnroutableError, *_UNREADABLE) as error:
+            self._set_aside(queue, tag, payload, error)
+
+    def _set_aside(self, queue: str, tag: str, payload: bytes, error: Exception) -> None:
+        self.held.set_aside(tag, queue, payload)
+        logger.critical("Set aside in %r what is no message of %r: %r", f"{queue}.unreadable", queue, error)
 
     def _keep_queue(self, queue: str) -> None:
         keep = getattr(self, "_maybe_update_queues_expire", None)

@@ -77,7 +77,10 @@ class Held:
         if record is None:
             self.client.zrem(self.keys[1], tag)
             return False
-        message, exchange, routing_key = loads(record)
+        try:
+            message, exchange, routing_key = loads(record)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UnreadableError(f"what is recorded of it cannot be read: {error}", record) from error
         queues = self._channel._lookup(exchange, routing_key)  # noqa: SLF001 - kombu has no other way
         if not queues:
             msg = f"no queue is bound to {exchange!r} with the routing key {routing_key!r} any more"
@@ -118,10 +121,16 @@ class Held:
     def try_to_put_back(self, tag: str, **how: Any) -> bool:
         """As `put_back`, but a message that cannot be put back is reported, and is in nobody else's way.
 
-        It stays recorded, and is tried again after ``visibility_timeout``.
+        It stays recorded, and is tried again after ``visibility_timeout``; of
+        what is no message, which would never succeed, the record is set aside.
         """
         try:
             return self.put_back(tag, **how)
+        except UnreadableError as error:
+            key = self._channel.unacked_key
+            self.set_aside(tag, key, error.record)
+            logger.critical("Set aside in %r the record of what is no message: %s", key + UNREADABLE, error)
+            return False
         except (UnroutableError, ValueError, TypeError, KeyError, AttributeError, ResponseError) as error:
             if isinstance(error, ResponseError) and (isinstance(error, ReadOnlyError) or is_passing(error)):
                 raise  # what ails the server concerns every message
@@ -147,6 +156,14 @@ class Held:
 
 class UnroutableError(Exception):
     """A message belongs to no queue."""
+
+
+class UnreadableError(ValueError):
+    """What is recorded of a delivery is no message; ``record`` is all of it."""
+
+    def __init__(self, message: str, record: bytes) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 def _mark(message: dict[str, Any], *, counts: bool) -> None:

@@ -233,6 +233,37 @@ def test_what_is_no_message_is_set_aside_and_the_next_one_comes(connect: Connect
     assert client.hlen("unacked") == 1, "only what was got first and is not acknowledged"
 
 
+@pytest.mark.parametrize("payload", NO_MESSAGES)
+def test_what_is_no_message_and_arrives_for_a_cancelled_consumer_ends_no_worker(
+    connect: Connect, client: Any, payload: str
+) -> None:
+    """It cannot be told where it belongs, so it does not go back."""
+    connection = connect()
+    consumer = Consumer(connection.default_channel, [Queue("jobs"), Queue("other")], on_message=lambda _: None)
+    consumer.consume()
+    client.rpush("jobs", payload)
+    connection.transport.cycle.on_poll_start()
+    consumer.cancel_by_queue("jobs")
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.1)
+    assert client.exists("unacked") == 0
+    assert len(client.lrange("jobs.unreadable", 0, -1) + client.lrange("jobs", 0, -1)) == 1, "it is not lost"
+
+
+def test_a_record_that_is_no_message_is_set_aside(
+    connect: Connect, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be tried again, and told of, for ever."""
+    connection = connect()
+    record = '[{"body": "cut, "", "jobs"]'
+    client.hset("unacked", "tag", record)
+    client.zadd("unacked_index", {"tag": 1})
+    assert connection.default_channel.held.put_back_abandoned(60) == 0
+    assert client.lrange("unacked.unreadable", 0, -1) == [record]
+    assert client.exists("unacked", "unacked_index") == 0
+    assert "Set aside in 'unacked.unreadable'" in caplog.text
+
+
 def test_what_is_no_message_is_dropped_where_nothing_is_kept(
     connect: Connect, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
