@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ HERE = Path(__file__).parent
 
 # Where the library meets Celery: these run with every version of Celery that is supported.
 MEETS_CELERY = {"unit", "parity", "integration"}
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start, also where a shell has started pytest in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
