@@ -66,7 +66,15 @@ class RunningWorker:
         whose process has not been heard yet, as a warm one does.
         """
         inspect = app.control.inspect([self.name], timeout=5)
-        wait_until(lambda: (inspect.active() or {}).get(self.name), timeout, message=f"a job that runs in {self.name}")
+        lost = app.connection_for_read().connection_errors
+
+        def active() -> object:
+            try:
+                return (inspect.active() or {}).get(self.name)
+            except lost:  # a connection of an earlier test's, which the pool still has and the server has closed
+                return None
+
+        wait_until(active, timeout, message=f"a job that runs in {self.name}")
 
     def send(self, signum: int) -> None:
         """Send a signal to the main process alone."""
