@@ -52,6 +52,7 @@ chaos-short: $(VENV)/.dev ## The same in its short form (two minutes)
 	@$(BIN)/python -m pytest tests/chaos -m "chaos and not slow" -p no:randomly -n 2 --dist loadscope --seed 1 $(ARGS)
 
 fuzz: $(VENV)/.dev ## Give each reader of messages and records what nobody would send, for SECONDS=60 each; needs atheris
+	@$(BIN)/python -c 'import atheris' || { echo "make fuzz needs atheris: $(BIN)/python -m pip install atheris" >&2; exit 1; }
 	@mkdir -p build && for target in header headers follows parked debt pack row; do echo "== $$target"; \
 		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) -artifact_prefix=build/ || exit 1; done
 
