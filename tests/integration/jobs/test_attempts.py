@@ -132,7 +132,9 @@ def test_the_signals_of_an_attempt(lab: Lab) -> None:
     result.get(timeout=30)
     expected = ["job_processing", "job_exception_occurred", "job_released"]
     expected += ["job_processing", "job_released", "job_processing", "job_processed"]
-    assert lab.wait_for(result.id, "signals", len(expected)) == expected
+    signals = lab.wait_for(result.id, "signals", len(expected))
+    assert sorted(signals) == sorted(expected), "the next attempt may begin before the last one has told of its end"
+    assert signals[:2] == expected[:2]
 
 
 def test_a_failure_is_signalled_once(lab: Lab) -> None:
