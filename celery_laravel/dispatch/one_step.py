@@ -59,6 +59,7 @@ class _Form:
         self.stencil = stencil
         self.target = ""
         self.is_ignored: Any = None
+        self.was_refused = False
         self._cut_at = monotonic()
         self._pid = os.getpid()
         self._connection = ref(connection)
@@ -118,6 +119,9 @@ class OneStep:
     def send(self, args: Any, kwargs: Any, task_id: str) -> LockAnswer | None:
         """Take the lock and push the message, or learn who holds it; None where Celery is to make the message.
 
+        One call of the store, and two where the last dispatch of the kind was
+        suppressed and this one is not.
+
         Raises:
             TypeError: The arguments do not fit the task.
             EncodeError: The arguments cannot be serialized.
@@ -130,9 +134,15 @@ class OneStep:
             return None
         if self._task.typing:
             self._task.__header__(*args, **kwargs)
+        if form.was_refused:  # as the next one probably is, for which no message need be made
+            answer = self._lock.locks.acquire(self._lock.request)
+            if not answer.acquired:
+                return answer
         key = quoted(self._lock.request.key)
         message = form.stencil.fill(quoted(task_id), quoted(uuid()), key, args, kwargs)
-        return self._lock.take_and_push(form.target, message)
+        answer = self._lock.take_and_push(form.target, message)
+        form.was_refused = not answer.acquired
+        return answer
 
     def result(self, task_id: str) -> Any:
         """The result of a job that `send` has sent, as ``apply_async`` returns it."""

@@ -165,6 +165,33 @@ def test_what_is_suppressed_is_so_here_too(app: Celery, take: Any, pushed: list[
     assert len(take()) == 3
 
 
+def test_after_a_suppressed_dispatch_no_message_is_made_for_the_next_one_before_it_has_its_lock(
+    app: Celery, take: Any, pushed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = unique_task(app)
+    first, second = dispatches(task, range(2))
+    locks, calls = store_of(app).locks, []
+
+    def counted(name: str) -> Callable[..., Any]:
+        method = getattr(locks, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return method(*args, **options)
+
+        return call
+
+    for name in ("acquire", "acquire_and_push", "confirm"):
+        monkeypatch.setattr(locks, name, counted(name))
+    assert [result.id for result in dispatches(task, range(2))] == [first.id, second.id]
+    assert calls == ["acquire_and_push", "acquire"]
+    third, fourth = dispatches(task, range(2, 4))
+    assert calls[2:] == ["acquire", "acquire_and_push", "acquire_and_push"]
+    assert not third.suppressed
+    assert [message["headers"]["id"] for message in take()] == [first.id, second.id, third.id, fourth.id]
+    assert {hold.expires_at for hold in locks.all()} == {None}
+
+
 def test_a_hold_ends_when_the_task_says(app: Celery, pushed: list[str]) -> None:
     task = unique_task(app, unique_for=60)
     results = [*dispatches(task, range(2)), *dispatches(task, range(2, 4), unique_for=7200)]
