@@ -17,7 +17,7 @@ from celery_laravel.message.header import NAME
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_NOT_ALIKE = ("eta", "group", "stamps")
+NOT_ALIKE = ("eta", "group", "stamps")
 """Headers that tell of a message whose route, or place in a canvas, is its own."""
 
 _OWN_HEADER = frozenset({"v", "batch_id", "index", "deadline", "serializer"})
@@ -111,6 +111,6 @@ def _is_plain(letter: Letter) -> bool:
         and len(body) == 3  # noqa: PLR2004  arguments, keyword arguments, what follows
         and not any(body[2].values())
         and bool(headers.get("id"))
-        and not any(headers.get(name) for name in _NOT_ALIKE)
+        and not any(headers.get(name) for name in NOT_ALIKE)
         and _OWN_HEADER.issuperset(headers.get(NAME) or {"no": "header"})
     )

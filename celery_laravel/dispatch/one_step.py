@@ -29,7 +29,7 @@ from celery_laravel.dispatch.alike import (
     is_uniform_task,
     may_differ_by_message,
 )
-from celery_laravel.dispatch.letters import NotingProducer
+from celery_laravel.dispatch.letters import NOT_ALIKE, NotingProducer
 from celery_laravel.dispatch.outbox import Outbox, is_redis, list_of
 from celery_laravel.dispatch.stencil import Stencil
 from celery_laravel.stores.servers import server_of
@@ -55,8 +55,8 @@ _ALIKE = frozenset({"queue", "priority", "routing_key", "ignore_result", "time_l
 class _Form:
     """A message of Celery's, to be filled in for another job of its kind; or that none can be, with no stencil."""
 
-    def __init__(self, app: Celery, connection: Any, stencil: Stencil | None = None) -> None:
-        self.stencil = stencil
+    def __init__(self, app: Celery, connection: Any) -> None:
+        self.stencil: Stencil | None = None
         self.target = ""
         self.is_ignored: Any = None
         self.was_refused = False
@@ -200,7 +200,7 @@ class OneStep:
             or server_of(channel.pool) != self._lock.locks.server
             or getattr(channel, "_expires", None)
             or letter.options.get("exchange")  # which may know other queues tomorrow
-            or any(headers.get(name) for name in ("eta", "expires", "group", "stamps"))
+            or any(headers.get(name) for name in (*NOT_ALIKE, "expires"))
             or not (form.is_ignored or _calls_without_producer(self._app.backend))
         ):
             return

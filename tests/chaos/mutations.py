@@ -37,6 +37,14 @@ def paths(tree: Json, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+def holder(tree: Json, path: tuple[Any, ...]) -> tuple[Any, Any]:
+    """What holds the value at one of a tree's `paths`, and under which key or index."""
+    *way, last = path
+    for key in way:
+        tree = tree[key]
+    return tree, last
+
+
 @st.composite
 def changed(draw: st.DrawFn, tree: Json) -> Json:
     """A copy of a tree with up to three of its values replaced, removed, or moved."""
@@ -45,10 +53,7 @@ def changed(draw: st.DrawFn, tree: Json) -> Json:
         places = paths(tree)
         if not places:
             break
-        *way, last = draw(st.sampled_from(places))
-        parent = tree
-        for key in way:
-            parent = parent[key]
+        parent, last = holder(tree, draw(st.sampled_from(places)))
         action = draw(st.sampled_from(["replace", "replace", "remove", "wrap"]))
         if action == "remove":
             del parent[last]

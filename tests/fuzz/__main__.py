@@ -16,7 +16,7 @@ from typing import Any
 
 import atheris
 
-from tests.chaos.mutations import paths
+from tests.chaos.mutations import holder, paths
 
 with atheris.instrument_imports(include=["celery_laravel"]):
     from tests.fuzz.targets import SEEDS, TARGETS, read
@@ -49,10 +49,7 @@ def message(data: atheris.FuzzedDataProvider, good: list[Any]) -> Any:
         places = paths(tree)
         if not places:
             break
-        *way, last = places[data.ConsumeIntInRange(0, len(places) - 1)]
-        parent = tree
-        for key in way:
-            parent = parent[key]
+        parent, last = holder(tree, places[data.ConsumeIntInRange(0, len(places) - 1)])
         if data.ConsumeBool():
             parent[last] = _value(data)
         elif isinstance(parent, dict):
