@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, pools
 
 import celery_laravel.clock
 from celery_laravel.transport import register
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 APP = "tests.transport.worker_app"
 
 register()
+
+
+@pytest.fixture(autouse=True)
+def no_pooled_connections() -> Iterator[None]:
+    """Kombu pools connections by their URL, so a test would inherit one whose server side an earlier test has cut."""
+    yield
+    pools.reset()
 
 
 @contextmanager
