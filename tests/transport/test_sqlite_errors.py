@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -105,6 +106,27 @@ def test_an_acknowledgement_that_met_a_lock_is_made_up_for(connect: Callable[...
         other.execute("ROLLBACK")
         wait_until(lambda: not other.execute("SELECT count(*) FROM celery_broker_messages").fetchone()[0])
     assert not connection.default_channel.qos.leases()
+
+
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_rejection_that_met_a_lock_is_made_up_for(
+    connect: Callable[..., Connection], path: Path, requeue: bool
+) -> None:
+    """Celery logs that it failed and forgets the message, which its worker would hold for as long as it lives."""
+    connection = connect(busy_timeout=0.05, visibility_timeout=0.6)
+    publish(connection)
+    message = get(connection)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        message.reject_log_error(logging.getLogger(__name__), connection.connection_errors, requeue=requeue)
+        other.execute("ROLLBACK")
+    assert connection.default_channel.qos.leases(), "still held, so that nobody else runs it meanwhile"
+    wait_until(lambda: not connection.default_channel.qos.leases(), 5)
+    again = get(connection)
+    if requeue:
+        assert again.headers["x-delivery-count"] == 1, "the delivery counts"
+    else:
+        assert again is None
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ class QoS(virtual.QoS):
         super().__init__(channel, prefetch_count)
         self._messages: Messages = channel.messages
         self._held: dict[str, Any] = self._delivered
-        self._owed: set[str] = set()
+        self._owed: dict[str, bool] = {}
+        """What is to be settled yet, and whether it goes back to its queue instead of being removed."""
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._restored = False
@@ -106,36 +107,49 @@ class QoS(virtual.QoS):
         """
         settler = self.channel.connection and self.channel.connection.settler
         if settler:
-            with self._lock:
-                self._owed.add(delivery_tag)
+            self._owe(delivery_tag, goes_back=False)
             settler.wake()
             if self.channel.has_more:
                 self.channel.connection.wake()
             return
-        try:
-            self._messages.acknowledge(read_tag(delivery_tag)[0])
-        except BrokerUnavailableError as error:
-            logger.warning("Could not acknowledge a message; trying again. %s", error)
-            with self._lock:
-                self._owed.add(delivery_tag)
-            return
-        self._drop(delivery_tag)
-
-    def settle_owed(self) -> None:
-        """Make up for acknowledgements that failed."""
-        with self._lock:
-            owed = list(self._owed)
-        self._messages.acknowledge(*(read_tag(delivery_tag)[0] for delivery_tag in owed))
-        for delivery_tag in owed:
-            self._drop(delivery_tag)
+        self._settle(delivery_tag, goes_back=False)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Remove the message, or put it back where it stood; the delivery counts."""
-        if requeue:
-            self._messages.hand_back([read_tag(delivery_tag)], unused=False)
+        """Remove the message, or put it back where it stood; the delivery counts.
+
+        Celery asks once, and logs what that raises: so this, too, is owed while
+        the database cannot be reached. The message would be held for as long as
+        this process lives.
+        """
+        self._settle(delivery_tag, goes_back=requeue)
+
+    def _settle(self, delivery_tag: str, *, goes_back: bool) -> None:
+        message_id, lease = read_tag(delivery_tag)
+        try:
+            if goes_back:
+                self._messages.hand_back([(message_id, lease)], unused=False)
+            else:
+                self._messages.acknowledge(message_id)
+        except BrokerUnavailableError as error:
+            logger.warning("Could not settle a message; trying again. %s", error)
+            self._owe(delivery_tag, goes_back=goes_back)
         else:
-            self._messages.acknowledge(read_tag(delivery_tag)[0])
-        self._drop(delivery_tag)
+            self._drop(delivery_tag)
+
+    def _owe(self, delivery_tag: str, *, goes_back: bool) -> None:
+        with self._lock:
+            self._owed[delivery_tag] = goes_back
+
+    def settle_owed(self) -> None:
+        """Make up for what could not be acknowledged or rejected."""
+        with self._lock:
+            owed = dict(self._owed)
+        done = [tag for tag, goes_back in owed.items() if not goes_back]
+        back = [tag for tag, goes_back in owed.items() if goes_back]
+        self._messages.acknowledge(*(read_tag(tag)[0] for tag in done))
+        self._messages.hand_back(map(read_tag, back), unused=False)
+        for delivery_tag in owed:
+            self._drop(delivery_tag)
 
     def restore_unacked(self) -> list[Any]:
         """Put back everything that is held; these deliveries do not count."""
@@ -171,16 +185,17 @@ class QoS(virtual.QoS):
 
     def _settle_later(self) -> None:
         with self._lock:
-            owed, left = self._owed.copy(), self._held.keys() - self._owed
+            done = {tag for tag, goes_back in self._owed.items() if not goes_back}
+            left = self._held.keys() - done
             self._held.clear()
             self._owed.clear()
-        self._messages.acknowledge_later(read_tag(tag)[0] for tag in owed)
+        self._messages.acknowledge_later(read_tag(tag)[0] for tag in done)
         self._messages.hand_back_later(map(read_tag, left))
 
     def _drop(self, delivery_tag: str) -> None:
         with self._lock:
             self._held.pop(delivery_tag, None)
-            self._owed.discard(delivery_tag)
+            self._owed.pop(delivery_tag, None)
         connection = self.channel.connection
         if connection is not None and self.channel.has_more:
             connection.wake()

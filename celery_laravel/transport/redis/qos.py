@@ -12,9 +12,15 @@ from redis.exceptions import ResponseError
 from celery_laravel.transport.redis.errors import is_passing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_laravel.transport.redis.held import Held
 
 logger = get_logger(__name__)
+
+_REQUEUED = {"counts": True, "last": True}
+_UNTOUCHED = {"was_delivered": False}
+"""How a message goes back to its queue, in the words of `Held.put_back`."""
 
 
 class QoS(redis.QoS):
@@ -30,8 +36,7 @@ class QoS(redis.QoS):
         super().__init__(channel, prefetch_count)
         self._held: Held = channel.held
         self._recorded: set[str] = set()
-        self._owed: set[str] = set()
-        self._lost: set[str] = set()
+        self._owed: dict[str, Mapping[str, Any] | None] = {}
         self._pid = os.getpid()
 
     def expect(self, tag: str) -> None:
@@ -43,12 +48,12 @@ class QoS(redis.QoS):
         """In a forked child: what was held before is the parent's, which renews it and gives it back."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            for held in (self._delivered, self._dirty, self._recorded, self._owed, self._lost):
+            for held in (self._delivered, self._dirty, self._recorded, self._owed):
                 held.clear()
 
     def lose(self, tag: str) -> None:
         """Know of a look whose answer was lost: what it may have taken is put back, untouched, when possible."""
-        self._lost.add(tag)
+        self._owed[tag] = _UNTOUCHED
 
     def give_back(self, tag: str) -> None:
         """Put back a message that was taken and not delivered; if the server is away, when it is possible."""
@@ -72,29 +77,30 @@ class QoS(redis.QoS):
         While the server cannot be reached the message stays held and its
         removal owed, so that nobody runs it again.
         """
-        try:
-            self._held.remove(delivery_tag)
-        except self.channel.connection_errors as error:
-            self._owe(delivery_tag, error)
-            return
-        except ResponseError as error:
-            if not is_passing(error):
-                raise
-            self._owe(delivery_tag, error)
-            return
-        virtual.QoS.ack(self, delivery_tag)
-
-    def _owe(self, delivery_tag: str, error: Exception) -> None:
-        logger.warning("Could not acknowledge a message; trying again. %s", error)
-        self._owed.add(delivery_tag)
+        self._settle(delivery_tag, None)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Remove the message, or put it back behind the others; the delivery counts."""
-        if requeue:
-            self._held.put_back(delivery_tag, counts=True, last=True)
+        """Remove the message, or put it back behind the others; the delivery counts.
+
+        Celery asks once, and logs what that raises: so this, too, is owed while
+        the server cannot be reached. The message would be held for as long as
+        this process lives.
+        """
+        self._settle(delivery_tag, _REQUEUED if requeue else None)
+
+    def _settle(self, delivery_tag: str, back: Mapping[str, Any] | None) -> None:
+        try:
+            if back is None:
+                self._held.remove(delivery_tag)
+            else:
+                self._held.put_back(delivery_tag, **back)
+        except (ResponseError, *self.channel.connection_errors) as error:
+            if not isinstance(error, self.channel.connection_errors) and not is_passing(error):
+                raise
+            logger.warning("Could not settle a message; trying again. %s", error)
+            self._owed[delivery_tag] = back
         else:
-            self._held.remove(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
+            virtual.QoS.ack(self, delivery_tag)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put one message back, ``leftmost`` behind the others; the delivery does not count."""
@@ -116,14 +122,14 @@ class QoS(redis.QoS):
         self._held.renew(self.tags())
 
     def settle_owed(self) -> None:
-        """Acknowledge what could not be, and put back what a lost look took."""
-        for tag in list(self._owed):
-            self._held.remove(tag)
+        """Acknowledge and reject what could not be, and put back what a lost look took."""
+        for tag, back in list(self._owed.items()):
+            if back is None:
+                self._held.remove(tag)
+            else:
+                self._held.try_to_put_back(tag, **back)
             virtual.QoS.ack(self, tag)
-            self._owed.discard(tag)
-        for tag in list(self._lost):
-            self._held.try_to_put_back(tag, was_delivered=False)
-            self._lost.discard(tag)
+            self._owed.pop(tag, None)
 
     def restore_unacked(self, client: Any = None) -> list[Any]:
         """Put back everything that is held, in the order it was; these deliveries do not count."""

@@ -223,7 +223,7 @@ def test_many_that_end_together_share_a_connection(connect: Connect, client: Any
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert connection.default_channel.qos._owed == set()
+    assert not connection.default_channel.qos._owed
     assert client.exists("unacked", "unacked_index") == 0
 
 

@@ -327,6 +327,28 @@ def test_a_server_that_takes_no_writes_for_a_while_ends_no_consumer(
     assert "gives out no messages for now" in caplog.text
 
 
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_message_is_rejected_although_the_server_takes_no_writes_at_that_moment(
+    connect: Connect, client: Any, requeue: bool
+) -> None:
+    """A job that could not be put back for that very reason is; its worker would hold the message while it lives."""
+    connection = connect(unacked_restore_interval=0.2)
+    send(connection, "work")
+    held = get(connection)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        held.reject_log_error(logging.getLogger(__name__), connection.connection_errors, requeue=requeue)
+        assert connection.default_channel.qos.tags() == [held.delivery_tag], "still held"
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    wait_until(lambda: not client.hlen("unacked"), 5)
+    again = get(connection)
+    if requeue:
+        assert again.headers["x-delivery-count"] == 1, "the delivery counts"
+    else:
+        assert again is None
+
+
 @pytest.mark.skipif(not hasattr(kombus.Channel, "_flush_brpop_reauth"), reason="needs kombu that authenticates anew")
 def test_a_consumer_that_is_never_idle_takes_over_a_new_token(connect: Connect, client: Any) -> None:
     """Of a provider whose tokens run out: a server ends the connections that keep the old one."""
