@@ -10,6 +10,7 @@ from celery import Task
 from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
+from celery_laravel.dispatch.expiring import deliver_expired_jobs
 from celery_laravel.dispatch.parking import park_long_delays
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
@@ -81,6 +82,7 @@ def install(app: Celery) -> Celery:
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     park_long_delays(app)
+    deliver_expired_jobs(app)
     remember_revocations(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
     if app.finalized:

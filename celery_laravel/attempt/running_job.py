@@ -37,6 +37,7 @@ class RunningJob:
     ``slots`` are the starts that limiters keep for the job, as in its header.
     ``is_handed_on``: the job has dispatched itself under its own id, so its
     unique lock is the next one's; ``is_unlocked``: that lock has been freed;
+    ``is_replaced``: another signature goes on under its id (Celery's ``replace``);
     ``lease`` is the unique lock that it still has
     to take before it may run.
     ``following`` are the signatures that its chain is to go on with, should it
@@ -67,6 +68,7 @@ class RunningJob:
     slots: dict[str, Sequence[str]] = field(default_factory=dict)
     is_handed_on: bool = False
     is_unlocked: bool = False
+    is_replaced: bool = False
     lease: LockRequest | None = None
     is_orphan: bool = False
     is_owed: bool = False

@@ -172,4 +172,6 @@ def _own_attempt(task: Any, task_id: str) -> RunningJob | None:
     if request is None or request.id != task_id:
         return None
     running: RunningJob | None = request.__dict__.get(RUNNING)
+    if running is None or running.is_replaced:  # which neither holds a lock any more nor settles its id
+        return None
     return running

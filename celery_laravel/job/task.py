@@ -226,6 +226,7 @@ class Job(SettledJob):
         if running is not None:
             if running.header.batch_id is not None:
                 hand_over(self._runtime.store, running, sig)
+            running.is_replaced = True
             self._runtime.settlement.free_unique_lock(self, running)  # the other job, of the same id, has its own
             self._runtime.settlement.forgotten(running)
         return super().on_replace(sig)

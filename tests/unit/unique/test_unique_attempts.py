@@ -300,3 +300,33 @@ def test_a_replaced_job_frees_its_lock(app: Celery, worker: Worker, locks: Any) 
     task.delay()
     worker.work()
     assert locks() == {}
+
+
+def test_a_job_replaced_by_one_that_a_twin_keeps_out_is_done(
+    app: Celery, worker: Worker, locks: Callable[[], dict[str, str]]
+) -> None:
+    """The job that takes its place is of the same task, has the same id, and is suppressed."""
+    task = job(app, lambda self: self.replace(self.si(2)), unique_id="value")
+    twin = task.apply_async((2,), countdown=3600)
+    worker.messages()
+    replaced = task.delay(1)
+    worker.work()
+    assert (replaced.state, replaced.result) == ("SUCCESS", None)
+    assert locks() == {"unique:job:2": twin.id}
+
+
+def test_a_replaced_job_whose_successor_cannot_be_published_frees_its_lock(
+    app: Celery, worker: Worker, locks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(self: Any) -> None:
+        monkeypatch.setattr(app.amqp, "send_task_message", refuse)
+        self.replace(self.si(2))
+
+    task = job(app, replace, unique_id="value")
+    task.delay(1)
+    worker.work()
+    assert locks() == {}
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise ConnectionError("the broker is gone")
