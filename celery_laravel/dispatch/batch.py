@@ -155,8 +155,8 @@ class Batch:
             BatchNotFoundError: It is no longer in the store.
             BatchDispatchError: Not all could be sent; the batch is cancelled.
             StoreUnavailableError: The store did not answer, and nothing was sent.
-            ConfigurationError: The batch goes through a connection that this
-                process does not know.
+            OperationalError: The broker cannot be reached; nothing was added.
+            ConfigurationError: It goes through a connection that this process does not know.
         """
         publish_members(self._celery, self._store, self._record, signatures)
         return self._look()

@@ -15,7 +15,7 @@ from celery.utils import uuid
 
 from celery_laravel.dispatch.callbacks import as_data
 from celery_laravel.dispatch.ending import Taken, end_surely
-from celery_laravel.dispatch.members import members_of_batch, options_for, send_slice
+from celery_laravel.dispatch.members import members_of_batch, options_for, sending
 from celery_laravel.errors import BatchNotFoundError, ConfigurationError
 from celery_laravel.message.canvas import tasks_of
 from celery_laravel.stores.records import BatchChange, Callback, DispatchEnd, NewBatch
@@ -136,7 +136,8 @@ class ChainedBatch:
             self._store.batches.add(record.id, size)
         if members:
             asked = options_for(record, self._data["countdown"])
-            unsent = send_slice(self._app, self._store, asked, members, first=0)
+            with sending(self._app, self._store, asked) as send:
+                unsent = send(members, 0)
             if unsent is not None:
                 raise unsent.error
 

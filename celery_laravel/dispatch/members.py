@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from celery_laravel.settings import settings_of
 from celery_laravel.stores.records import DispatchEnd, MemberEnd, MemberState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from celery import Celery
 
@@ -81,6 +83,7 @@ def publish_members(
         StoreUnavailableError: The store did not answer, and nothing was sent.
         BatchFinishedError: The batch has finished; nothing was sent.
         BatchNotFoundError: It is not known; nothing was sent.
+        OperationalError: The broker cannot be reached; nothing was added.
         BatchDispatchError: Something failed later. The batch has been
             cancelled, and the members that were not sent, or the one that
             could not be taken from the iterable, are counted as never to run;
@@ -97,15 +100,16 @@ def publish_members(
     while members is not None:
         size = sum(member.size for member in members)
         try:
-            first = store.batches.add(batch.id, size)
+            with sending(app, store, asked) as send:
+                first = store.batches.add(batch.id, size)
+                dispatch.last = members[0]
+                unsent = send(members, first)
         except Exception as error:
             if not dispatch.sent:
                 raise
             if isinstance(error, StoreUnavailableError):
                 broken = replace(broken, lost=(dispatch.end, size))
             raise _broken_off(app, store, dispatch, broken, on_end) from error
-        dispatch.last = members[0]
-        unsent = send_slice(app, store, asked, members, first)
         if unsent is not None:
             dispatch.sent += len(unsent.sent)
             broken = replace(broken, unsent=_not_among(unsent.sent, members, first))
@@ -139,23 +143,23 @@ def members_of_batch(app: Celery, signatures: Any) -> list[Member]:
     return [member for members in _slices(app, signatures) for member in members]
 
 
-def send_slice(app: Celery, store: Store, asked: MemberOptions, members: list[Member], first: int) -> Unsent | None:
-    """Send members that have been added, the first of them with that index; return what went wrong, if it did."""
-    indices = _indices(members, first)
+@contextmanager
+def sending(app: Celery, store: Store, asked: MemberOptions) -> Iterator[Send]:
+    """Lend what sends members that have been added; it takes them, and the index of the first of them.
+
+    It returns what went wrong, if anything did. The broker has been connected
+    to: whoever adds members now does not add what there is nobody to take.
+
+    Raises:
+        Exception: The broker's error; it cannot be reached, and nothing was sent.
+    """
     if app.conf.task_always_eager:
-        for position, (member, index) in enumerate(zip(members, indices, strict=True)):
-            try:
-                _run_eagerly(app, store, asked.signature_of(app, member, index))
-            except Exception as error:
-                return Unsent(range(position), error)
-        return None
+        yield partial(_send_eagerly, app, store, asked)
+        return
     with producers_of(app, asked.connection).acquire(block=True) as producer:
+        _ = producer.channel  # connects
         publisher = (PackingPublisher if packs(app, asked) else BulkPublisher)(app, producer, asked)
-        try:
-            publisher.publish(members, indices)
-        except Exception as error:
-            return Unsent(publisher.sent, error)
-    return None
+        yield partial(_send, publisher)
 
 
 def as_signature(app: Celery, item: Any, position: int | str) -> Signature:
@@ -189,6 +193,26 @@ class Unsent:
 
     sent: Sequence[int]
     error: Exception
+
+
+Send = Callable[[list[Member], int], "Unsent | None"]
+
+
+def _send(publisher: PackingPublisher | BulkPublisher, members: list[Member], first: int) -> Unsent | None:
+    try:
+        publisher.publish(members, _indices(members, first))
+    except Exception as error:
+        return Unsent(publisher.sent, error)
+    return None
+
+
+def _send_eagerly(app: Celery, store: Store, asked: MemberOptions, members: list[Member], first: int) -> Unsent | None:
+    for position, (member, index) in enumerate(zip(members, _indices(members, first), strict=True)):
+        try:
+            _run_eagerly(app, store, asked.signature_of(app, member, index))
+        except Exception as error:
+            return Unsent(range(position), error)
+    return None
 
 
 def _slices(app: Celery, signatures: Any) -> Iterator[list[Member]]:

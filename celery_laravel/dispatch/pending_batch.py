@@ -181,6 +181,7 @@ class PendingBatch:
                 does not answer either, for ten seconds, the error says so and
                 how to close the batch (`Batch.close`).
             StoreUnavailableError: The store did not answer, and no job was sent.
+            OperationalError: The broker cannot be reached; there is no batch.
         """
         return dispatch_batch(self._app, self._new(), self._jobs, self._after_change, on_progress, self._countdown)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from kombu.exceptions import OperationalError
 from celery_laravel import Bus, StoreUnavailableError
 from celery_laravel.dispatch import ending, members
 from celery_laravel.dispatch.bulk import BulkPublisher
+from celery_laravel.dispatch.connections import producers_of
 from celery_laravel.errors import BatchDispatchError, BatchFinishedError
 from celery_laravel.message.debts import SETTLE
 from celery_laravel.runtime import runtime_of
@@ -21,6 +23,8 @@ from celery_laravel.testing.faults import put_points
 from celery_laravel.worker.debts import Debt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
 
     from celery_laravel import Batch
@@ -117,6 +121,49 @@ def test_before_anything_is_sent_a_store_that_is_away_is_what_the_error_says(
         Bus(app).batch([work.s(n) for n in range(15)]).dispatch()
     assert raised.value.__context__ is None
     assert taken(app) == []
+
+
+@pytest.mark.parametrize("pack", [1, 4])
+def test_nothing_is_added_for_a_broker_that_cannot_be_reached(
+    app: Celery, work: Any, monkeypatch: pytest.MonkeyPatch, pack: int
+) -> None:
+    """The members would be waited for, for ever."""
+    batch = Bus(app).batch([work.s()]).pack(pack).dispatch()
+    before = batch.fresh()
+    with monkeypatch.context() as patched:
+        patched.setattr(members, "producers_of", lambda app, name: _Unreachable())
+        with pytest.raises(OperationalError):
+            batch.add([work.s(n) for n in range(3)])
+        with pytest.raises(OperationalError):
+            Bus(app).batch([work.s(n) for n in range(3)]).pack(pack).dispatch()
+    assert Bus(app).batches() == [before]
+    assert batch.add([work.s()]).total_jobs == 2, "it goes on once the broker is back"
+
+
+def test_a_broker_that_is_lost_between_two_slices_breaks_the_dispatch_off(
+    app: Celery, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs that have been sent run, and are counted."""
+    pools = iter([producers_of(app, None), producers_of(app, None), _Unreachable()])
+    monkeypatch.setattr(members, "producers_of", lambda app, name: next(pools))
+    with pytest.raises(BatchDispatchError) as raised:
+        Bus(app).batch([work.s(n) for n in range(15)]).dispatch()
+    assert raised.value.sent == 10
+    assert isinstance(raised.value.__cause__, OperationalError)
+    batch = the_batch(app)
+    assert (counts(batch), batch.cancelled) == ((11, 1, 10), True)
+
+
+class _Unreachable:
+    """The producers of a broker that nobody can connect to, which is found out when one of them is used."""
+
+    @contextmanager
+    def acquire(self, *, block: bool) -> Iterator[Any]:
+        yield self
+
+    @property
+    def channel(self) -> Any:
+        raise OperationalError("nobody answers")
 
 
 @pytest.mark.parametrize("pack", [1, 4])
