@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 from celery_laravel.cli.text import visible
 from celery_laravel.errors import BatchNotFoundError, ConfigurationError, StoreUnavailableError
 from celery_laravel.settings import without_password
+from celery_laravel.transport.database.errors import BrokerUnusableError, MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +59,8 @@ def plain_errors(app: Celery) -> Iterator[None]:
     except StoreUnavailableError as error:
         raise CommandError(str(error), Exit.UNAVAILABLE) from error
     except OperationalError as error:
-        raise CommandError(broker_unavailable(app, error), Exit.UNAVAILABLE) from error
-    except ConfigurationError as error:
+        raise broker_unavailable(app, error) from error
+    except (ConfigurationError, MissingDependencyError) as error:
         raise CommandError(str(error), Exit.MISCONFIGURED) from error
     except BatchNotFoundError as error:
         raise CommandError(str(error)) from error
@@ -67,8 +68,11 @@ def plain_errors(app: Celery) -> Iterator[None]:
         raise CommandError("Interrupted.", Exit.INTERRUPTED) from error
 
 
-def broker_unavailable(app: Celery, error: Exception) -> str:
-    """What to say when a message could not be sent."""
+def broker_unavailable(app: Celery, error: Exception, so_far: str = "") -> CommandError:
+    """What to end with when the broker did not do what was asked; ``so_far``, what was done before, begins the line."""
+    if isinstance(error, BrokerUnusableError):  # it is there, and its message says what to mend
+        return CommandError(f"{so_far}{error}", Exit.MISCONFIGURED)
     urls = app.conf.broker_write_url or app.conf.broker_url or ""
     shown = ", ".join(without_password(url) for url in ([urls] if isinstance(urls, str) else urls))
-    return f"Cannot reach the broker at {shown} ({error}). Is it running, and is 'broker_url' right?"
+    hint = "Is it running, and is 'broker_url' right?"
+    return CommandError(f"{so_far}Cannot reach the broker at {shown} ({error}). {hint}", Exit.UNAVAILABLE)

@@ -137,7 +137,7 @@ def send_again(session: Session, job_ids: Iterable[str]) -> int:
         except StoreUnavailableError as error:
             raise CommandError(f"{_so_far(sent)}{error}", Exit.UNAVAILABLE) from error
         except OperationalError as error:
-            raise CommandError(f"{_so_far(sent)}{broker_unavailable(session.app, error)}", Exit.UNAVAILABLE) from error
+            raise broker_unavailable(session.app, error, _so_far(sent)) from error
         except KeyboardInterrupt as error:
             raise CommandError(
                 f"{_so_far(sent)}Interrupted; the others keep their records.", Exit.INTERRUPTED

@@ -47,13 +47,14 @@ def open_store(url: str, *, prefix: str = "laravel", named_by: str = "The settin
 
         from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
     except ModuleNotFoundError as error:
-        raise _missing_extra(url, "sqlalchemy", error) from error
+        raise _missing_extra(url, _sql_extra(scheme), error) from error
     try:
         make_url(url).get_dialect()
     except (ArgumentError, NoSuchModuleError) as error:
         msg = (
             f"{named_by} = {without_password(url)!r} is no store this library knows. "
-            "Use redis://, rediss://, sentinel://, an SQLAlchemy URL such as sqlite:///jobs.db, or memory://."
+            "Use redis://, rediss://, sentinel://, postgresql+psycopg://user:password@host/database, "
+            "mysql+pymysql://user:password@host/database, sqlite:///jobs.db, or memory://."
         )
         raise ConfigurationError(msg) from error
     return SQLAlchemyStore(url, prefix)
@@ -150,6 +151,12 @@ def forget_stores(app: Celery) -> None:
     _failed.pop(app, None)
     for opened in (*([] if store is None else [store]), *_others.pop(app, {}).values()):
         opened.close()
+
+
+def _sql_extra(scheme: str) -> str:
+    """The extra that brings what a URL of SQLAlchemy's needs, its driver included."""
+    dialect = scheme.partition("+")[0]
+    return {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}.get(dialect, "sqlalchemy")
 
 
 def _missing_extra(url: str, extra: str, error: ModuleNotFoundError) -> Exception:

@@ -6,10 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.message.amqp import change_amqp
-from celery_laravel.settings import settings_of
+from celery_laravel.settings import settings_of, without_password
+from celery_laravel.transport.database.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from celery import Celery
+
+
+_REDIS = frozenset({"redis", "rediss", "sentinel"})
 
 
 def choose_connections(app: Celery) -> None:
@@ -33,4 +37,13 @@ def _connect(app: Celery, usual: type[Any], *args: Any, **kwargs: Any) -> Any:
         from celery_laravel.transport.redis.connection import Connection as SafeConnection
 
         usual = SafeConnection
-    return usual(*args, **kwargs)
+    try:
+        return usual(*args, **kwargs)
+    except ModuleNotFoundError as error:  # kombu's names whichever module it has asked for first
+        url = args[0] if args and isinstance(args[0], str) else ""
+        if url.partition("://")[0] not in _REDIS:
+            raise
+        raise MissingDependencyError(
+            f"The broker {without_password(url)} needs the Redis client, which is not installed ({error}). "
+            "Install it with: pip install 'celery-laravel[redis]'"
+        ) from error

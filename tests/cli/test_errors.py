@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import secrets
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
+from kombu.serialization import dumps
 
 from celery_laravel import install
 from celery_laravel.cli.main import laravel
 from celery_laravel.job import Job
-from celery_laravel.stores.factory import forget_stores
+from celery_laravel.stores.factory import failed_jobs_of, forget_stores
+from celery_laravel.stores.records import FailedJob
 from celery_laravel.testing.processes import free_port
 from celery_laravel.transport.database.errors import BrokerUnusableError
 from celery_laravel.transport.database.tables import SCHEMA_VERSION
@@ -35,6 +39,46 @@ def test_a_store_that_does_not_answer():
     assert result.stderr.startswith("Error: Cannot reach the store at redis://:***@127.0.0.1")
     assert "secret" not in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("delayed",), ("retry", "all")])
+def test_a_broker_that_has_to_be_mended_is_not_called_unreachable(command: tuple[str, ...], tmp_path: Path):
+    """Its error says what to do; to ask whether it runs would lead astray."""
+    broken = tmp_path / "queue.db"
+    app = install(make_app(broker_url=f"database+sqlite:///{broken}", laravel_store="memory://"))
+    signature = app.signature("shop.charge", task_id="id")
+    content_type, encoding, body = dumps(dict(signature), serializer="json")
+    payload = {"content_type": content_type, "content_encoding": encoding, "body": body, "is_base64": False}
+    now = datetime.now(timezone.utc)
+    failed_jobs_of(app).record(
+        FailedJob("id", "default", "celery", "shop.charge", "()", "{}", "ValueError: no", "", now, 1, None, payload)
+    )
+    broken.write_text("no database at all, and long enough to be seen as none " * 100)
+    result = run(app, *command)
+    assert result.exit_code == 4, result.stderr
+    assert str(broken) in result.stderr
+    assert "Is it running" not in result.stderr
+    assert result.stderr.count("\n") == 1
+    forget_stores(app)
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [
+        ("sqlite:///jobs.db", "sqlalchemy"),
+        ("postgresql+psycopg://somebody:secret@127.0.0.1/jobs", "postgresql"),
+        ("mysql+pymysql://somebody:secret@127.0.0.1/jobs", "mysql"),
+        ("mariadb+pymysql://somebody:secret@127.0.0.1/jobs", "mysql"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named_with_all_that_the_url_needs(
+    url: str, extra: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "sqlalchemy.engine", None)
+    result = run(install(make_app(laravel_store=url)), "failed")
+    assert result.exit_code == 4
+    assert result.stderr.endswith(f"which is not installed: pip install 'celery-laravel[{extra}]'.\n")
+    assert "secret" not in result.stderr
 
 
 def test_a_setting_that_is_wrong():

@@ -47,7 +47,30 @@ def test_a_missing_sqlalchemy_is_named_with_what_to_install() -> None:
         "except ImportError as error: print(type(error).__name__, error)"
     )
     assert printed.startswith("MissingDependencyError")
-    assert "pip install 'celery-laravel[sqlalchemy]'" in printed
+    assert "'celery-laravel[sqlalchemy]'" in printed
+
+
+def test_a_missing_client_of_redis_is_named_with_what_to_install() -> None:
+    printed = python(
+        "import sys; sys.modules['redis'] = sys.modules['packaging.version'] = None\n"
+        "from celery import Celery; from celery_laravel import install\n"
+        "app = install(Celery(broker='redis://:secret@127.0.0.1/0', set_as_current=False))\n"
+        "try: app.connection_for_write()\n"
+        "except ImportError as error: print(type(error).__name__, error)"
+    )
+    assert printed.startswith("MissingDependencyError The broker redis://:***@127.0.0.1/0 needs the Redis client")
+    assert "pip install 'celery-laravel[redis]'" in printed
+
+
+def test_other_missing_modules_are_kombus_error() -> None:
+    printed = python(
+        "import sys; sys.modules['pymongo'] = None\n"
+        "from celery import Celery; from celery_laravel import install\n"
+        "app = install(Celery(broker='mongodb://127.0.0.1/x', set_as_current=False))\n"
+        "try: app.connection_for_write()\n"
+        "except ImportError as error: print(type(error).__name__, error)"
+    )
+    assert printed.startswith("ModuleNotFoundError import of pymongo halted")
 
 
 def test_an_absolute_path_is_that_file(tmp_path: Path) -> None:

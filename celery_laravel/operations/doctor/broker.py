@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import clock
+from celery_laravel.errors import CeleryLaravelError
 from celery_laravel.operations.doctor.findings import Finding
 from celery_laravel.operations.doctor.store import conditions_of
 from celery_laravel.settings import settings_of, without_password
@@ -18,17 +19,21 @@ if TYPE_CHECKING:
 def check_broker(found: Examination) -> bool:
     """Look whether the broker answers; True when it does."""
     app = found.app
-    with app.connection_for_read() as connection:
-        try:
+    try:
+        with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
             found.findings += _of_redis(found, connection)
-        except Exception as error:  # each transport has errors of its own
-            urls = app.conf.broker_read_url or app.conf.broker_url or connection.as_uri()
-            where = without_password(urls if isinstance(urls, str) else ", ".join(urls))
-            problem = f"The broker at {where} cannot be reached: {error}"
-            advice = "Start it, or mend 'broker_url'. Until it answers nothing can be dispatched or worked."
-            found.findings.append(Finding("broker-unreachable", problem, advice))
+    except Exception as error:  # each transport has errors of its own
+        if isinstance(error, CeleryLaravelError) and not getattr(error, "is_passing", False):
+            advice = "Mend that first: until then nothing can be dispatched or worked."
+            found.findings.append(Finding("broker-misconfigured", str(error), advice))
             return False
+        urls = app.conf.broker_read_url or app.conf.broker_url or "amqp://"
+        where = without_password(urls if isinstance(urls, str) else ", ".join(urls))
+        problem = f"The broker at {where} cannot be reached: {error}"
+        advice = "Start it, or mend 'broker_url'. Until it answers nothing can be dispatched or worked."
+        found.findings.append(Finding("broker-unreachable", problem, advice))
+        return False
     return True
 
 

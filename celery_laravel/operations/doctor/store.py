@@ -32,7 +32,8 @@ def check_store(found: Examination) -> bool:
     try:
         condition = store_of(found.app).condition()
     except ConfigurationError as error:
-        found.findings.append(Finding("store-misconfigured", str(error), "Mend the setting 'laravel_store'."))
+        advice = "Mend that first: until then no job is counted, locked or limited."
+        found.findings.append(Finding("store-misconfigured", str(error), advice))
         return False
     except CeleryLaravelError as error:
         advice = "Start the store, or mend 'laravel_store'. Until it answers no job is counted, locked or limited."
@@ -79,9 +80,9 @@ def conditions_of(where: str, condition: StoreCondition) -> list[Finding]:
 def _of_condition(url: str, condition: StoreCondition) -> list[Finding]:
     findings = conditions_of(f"The store {url}", condition)
     if condition.pending_migrations:
-        problem = f"The store's tables lack {len(condition.pending_migrations)} migrations: " + ", ".join(
-            condition.pending_migrations
-        )
+        lacking = condition.pending_migrations
+        what = "a migration" if len(lacking) == 1 else f"{len(lacking)} migrations"
+        problem = f"The store's tables lack {what}: {', '.join(lacking)}"
         advice = "Run `celery -A app laravel migrate`."
         findings.append(Finding("not-migrated", problem, f"{advice} Jobs cannot be worked until then."))
     if condition.is_private:

@@ -22,6 +22,8 @@ class BrokerUnavailableError(DatabaseBrokerError):
     tries again by its ``task_publish_retry_policy``.
     """
 
+    is_passing = True
+    """That trying again may help, and nothing has to be mended first."""
     may_be_done = True
     """False if it is certain that the change was not made: there was no connection to send it on."""
 

@@ -21,7 +21,8 @@ try:
     import sqlalchemy
 except ImportError as error:
     raise MissingDependencyError(
-        "The database broker needs SQLAlchemy. Install it with: pip install 'celery-laravel[sqlalchemy]'"
+        "The database broker needs SQLAlchemy, and on a server its driver. Install them with: "
+        "pip install 'celery-laravel[postgresql]', 'celery-laravel[mysql]' or, for SQLite, 'celery-laravel[sqlalchemy]'"
     ) from error
 
 from celery_laravel.transport.database.channel import Channel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,27 @@ def test_the_default_store_is_not_made_by_looking(monkeypatch: pytest.MonkeyPatc
     found = examine(app, timeout=0.1)
     assert [finding.check for finding in found.findings] == ["no-worker", "untouched-store"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broker_that_has_to_be_mended_is_no_broker_to_be_started(app: Celery, tmp_path: Path):
+    """Its error says what to do; to start it, or to name another one, would help nobody."""
+    (tmp_path / "queue.db").write_text("no database")
+    app.conf.broker_url = f"database+sqlite:///{tmp_path}/queue.db"
+    _, finding = examine(app, timeout=0.1).findings
+    assert finding.check == "broker-misconfigured"
+    assert "queue.db" in finding.problem
+    assert "Start it" not in finding.advice
+
+
+def test_a_broker_whose_client_is_not_installed_is_a_finding(app: Celery, monkeypatch: pytest.MonkeyPatch):
+    for module in "redis", "packaging.version":
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "kombu.transport.redis", raising=False)
+    monkeypatch.setattr("kombu.transport._transport_cache", {})
+    app.conf.broker_url = "redis://127.0.0.1:1/0"
+    _, finding = examine(app, timeout=0.1).findings
+    assert finding.check == "broker-misconfigured"
+    assert "pip install 'celery-laravel[redis]'" in finding.problem
 
 
 def test_what_cannot_be_reached_is_a_finding(app: Celery):

@@ -200,6 +200,6 @@ def _has_something_to_read(descriptor: int) -> bool:
 
 
 def _brief(error: BaseException) -> str:
-    """What the driver said, on one line and without rows, which hold people's data."""
+    """What the driver said, on one line, without the statement and without rows, which hold people's data."""
     said = str(error.args[-1] if error.args else error)  # MySQL's drivers put a number before it
-    return " ".join(said.partition("\nDETAIL:")[0].split()).rstrip(".?") or type(error).__name__
+    return " ".join(said.partition("\nDETAIL:")[0].partition("\nLINE ")[0].split()).rstrip(".?") or type(error).__name__
