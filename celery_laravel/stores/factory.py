@@ -102,7 +102,6 @@ class NullFailedJobStore:
 
 _stores: WeakKeyDictionary[Celery, Store] = WeakKeyDictionary()
 _others: WeakKeyDictionary[Celery, dict[str, Store]] = WeakKeyDictionary()
-_failed: WeakKeyDictionary[Celery, FailedJobStore] = WeakKeyDictionary()
 
 
 def store_of(app: Celery) -> Store:
@@ -128,27 +127,18 @@ def store_at(app: Celery, url: str, *, named_by: str) -> Store:
 
 def failed_jobs_of(app: Celery) -> FailedJobStore:
     """Where the app keeps its failed jobs: its store, unless ``laravel_failed_store`` says otherwise."""
-    failed = _failed.get(app)
-    return _failed.setdefault(app, _open_failed_jobs(app)) if failed is None else failed
-
-
-def _open_failed_jobs(app: Celery) -> FailedJobStore:
-    settings = settings_of(app)
-    url = settings.failed_store
-    if url == settings.store:
-        return store_of(app).failed_jobs
+    url = settings_of(app).failed_store
     if url.startswith("null://"):
         return NullFailedJobStore()
     if url.startswith("dynamodb://"):
         msg = f"The setting 'laravel_failed_store' = {url!r}: DynamoDB is not available in this version."
         raise ConfigurationError(msg)
-    return open_store(url, prefix=settings.prefix, named_by="The setting 'laravel_failed_store'").failed_jobs
+    return store_at(app, url, named_by="The setting 'laravel_failed_store'").failed_jobs
 
 
 def forget_stores(app: Celery) -> None:
     """Close the app's stores and open them anew when they are next used: its settings have been changed."""
     store = _stores.pop(app, None)
-    _failed.pop(app, None)
     for opened in (*([] if store is None else [store]), *_others.pop(app, {}).values()):
         opened.close()
 

@@ -19,6 +19,7 @@ from celery_laravel.dispatch.failed_jobs import records_of, retry_failed_job
 from celery_laravel.job.undeliverable import settle_undeliverable
 from celery_laravel.runtime import runtime_of
 from celery_laravel.stores.factory import store_of
+from celery_laravel.stores.memory import MemoryStore
 from celery_laravel.stores.records import FailedJob, MemberEnd, MemberState
 from celery_laravel.worker.results import CAN_BE_KEPT_FROM_STORING
 
@@ -223,6 +224,18 @@ def test_where_no_records_are_kept_nothing_is_retried(make_app: Any) -> None:
     assert not records.release("id", owner="first")
     assert records.interrupted("batch") == []
     assert Bus(app).failed.retry("id") == Bus(app).failed.retry("all") == 0
+
+
+def test_a_store_of_failed_jobs_alone_is_closed_with_the_apps_own(
+    make_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = install(make_app(laravel_store="memory://", laravel_failed_store="memory://failed"))
+    closed: list[str] = []
+    monkeypatch.setattr(MemoryStore, "close", lambda store: closed.append(store.url))
+    runtime_of(app).store.ping()
+    assert runtime_of(app).failed_jobs.count() == 0
+    runtime_of(app).forget()
+    assert closed == ["memory://", "memory://failed"]
 
 
 def test_a_record_that_is_not_there_yet_is_waited_for(
