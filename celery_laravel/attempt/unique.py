@@ -55,15 +55,19 @@ def arguments_key(job_id: str) -> str:
 def store_for(task: Any) -> Store:
     """The store that keeps a task's unique locks."""
     url = task.job_options.unique_via
-    if url is None:
-        return store_of(task.app)
-    return store_at(task.app, url, named_by=f"Task {task.name!r}: unique_via")
+    return store_of(task.app) if url is None else _store_elsewhere(task.app, url, task.name)
+
+
+def urls_elsewhere(app: Celery) -> dict[str, str]:
+    """The URLs of the stores that an app's tasks name by ``unique_via``, each with the name of such a task."""
+    options = ((task.name, getattr(task, "job_options", None)) for task in app.tasks.values())
+    return {found.unique_via: name for name, found in options if found is not None and found.unique_via is not None}
 
 
 def stores_of(app: Celery) -> list[Store]:
     """The stores that keep an app's unique locks: its own, and those that its tasks name by ``unique_via``."""
-    elsewhere = [task for task in app.tasks.values() if _keeps_locks_elsewhere(task)]
-    return list({id(store): store for store in [store_of(app), *map(store_for, elsewhere)]}.values())
+    elsewhere = [_store_elsewhere(app, url, name) for url, name in urls_elsewhere(app).items()]
+    return list({id(store): store for store in [store_of(app), *elsewhere]}.values())
 
 
 def free_of_unknown_task(app: Celery, keys: Sequence[str], *, owner: str) -> None:
@@ -142,6 +146,5 @@ def keys_of(running: RunningJob) -> list[str]:
     return list(dict.fromkeys([key, running_key(key), arguments_key(running.id)]))
 
 
-def _keeps_locks_elsewhere(task: Any) -> bool:
-    options = getattr(task, "job_options", None)
-    return options is not None and options.unique_via is not None
+def _store_elsewhere(app: Celery, url: str, task: str) -> Store:
+    return store_at(app, url, named_by=f"Task {task!r}: unique_via")

@@ -82,9 +82,6 @@ def _row(record: LockRecord, now: datetime) -> tuple[str, ...]:
 
 def _locks(session: Session) -> Locks:
     """The app's locks. Those that its tasks keep elsewhere are known once the tasks are, if they can be imported."""
-    try:
-        session.load_tasks()
-    except CommandError as error:
-        session.output.note(f"Locks that tasks keep elsewhere (unique_via) may be missing: {error.message}")
+    session.try_to_load_tasks("Locks that tasks keep elsewhere (unique_via) may be missing")
     found: Locks = session.bus.locks
     return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_laravel.attempt.unique import urls_elsewhere
 from celery_laravel.cli.exits import CommandError, Exit
 from celery_laravel.cli.session import Session, session_of
 from celery_laravel.settings import settings_of, without_password
@@ -40,7 +41,8 @@ def _migrate_stores(session: Session) -> None:
 
 def _migrate_brokers(session: Session) -> None:
     conf = session.app.conf
-    urls = _urls([conf.broker_url, conf.broker_write_url, conf.broker_read_url])
+    own = [conf.broker_url, conf.broker_write_url, conf.broker_read_url]
+    urls = _urls([*own, *settings_of(session.app).connections.values()])
     if not any(url.startswith("database+") for url in urls):
         return  # without loading SQLAlchemy
     from celery_laravel.transport.database.migrating import brokers_to_migrate, migrate
@@ -59,10 +61,16 @@ def _urls(given: Iterable[str | Sequence[str] | None]) -> list[str]:
 def _stores(session: Session) -> Iterator[tuple[str, Any]]:
     """The app's stores with their URLs, each database once; closed when the caller goes on."""
     settings = settings_of(session.app)
-    for url in dict.fromkeys([settings.store, settings.failed_store]):
+    session.try_to_load_tasks("Stores that tasks name by unique_via are left out")
+    named = {
+        settings.store: "The setting 'laravel_store'",
+        settings.failed_store: "The setting 'laravel_failed_store'",
+        **{url: f"Task {task!r}: unique_via" for url, task in urls_elsewhere(session.app).items()},
+    }
+    for url, named_by in named.items():
         if url.startswith("null://"):
             continue
-        store = open_store(url, prefix=settings.prefix)
+        store = open_store(url, prefix=settings.prefix, named_by=named_by)
         try:
             yield without_password(url), store
         finally:

@@ -46,6 +46,13 @@ class Session:
             msg = f"The app's tasks cannot be imported: {type(error).__name__}: {error}. Does its worker start?"
             raise CommandError(msg, Exit.MISCONFIGURED) from error
 
+    def try_to_load_tasks(self, without: str) -> None:
+        """`load_tasks`; where they cannot be imported, say what is done ``without`` them."""
+        try:
+            self.load_tasks()
+        except CommandError as error:
+            self.output.note(f"{without}: {error.message}")
+
 
 def session_of(ctx: click.Context) -> Session:
     """The session that the group opened for its command."""

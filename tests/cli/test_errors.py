@@ -19,7 +19,9 @@ from celery_laravel.job import Job
 from celery_laravel.stores.factory import failed_jobs_of, forget_stores
 from celery_laravel.stores.records import FailedJob
 from celery_laravel.testing.processes import free_port
+from celery_laravel.transport.database import migrating
 from celery_laravel.transport.database.errors import BrokerUnusableError
+from celery_laravel.transport.database.options import BrokerOptions
 from celery_laravel.transport.database.tables import SCHEMA_VERSION
 
 
@@ -124,6 +126,37 @@ def test_sql_stores_are_migrated_once_each(tmp_path: Path):
     assert [line.partition(": ")[0] for line in first.stdout.splitlines()] == [store, failed]
     assert "migrated to" in first.stdout
     assert run(app, "migrate").stdout == f"{store}: up to date.\n{failed}: up to date.\n"
+
+
+def test_stores_and_brokers_that_tasks_and_connections_name_are_migrated_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever uses one without tables is told to run this command."""
+    locks, broker = f"sqlite:///{tmp_path}/locks.db", "database+postgresql+psycopg://user:secret@db/jobs"
+    app = install(make_app(laravel_store="memory://", laravel_connections={"reports": broker}))
+
+    @app.task(name="shop.elsewhere", shared=False, unique=True, unique_via=locks)
+    def elsewhere() -> None: ...
+
+    migrated: list[str] = []
+
+    def migrate(options: BrokerOptions) -> list[int]:
+        migrated.append(options.url)
+        return [SCHEMA_VERSION]
+
+    monkeypatch.setattr(migrating, "migrate", migrate)
+    assert f"{locks}: migrated to" in run(app, "migrate").stdout
+    assert migrated == [broker.removeprefix("database+")]
+    result = run(app, "migrate")
+    assert f"{locks}: up to date." in result.stdout
+    assert "secret" not in result.stdout
+
+
+def test_stores_are_migrated_although_the_tasks_cannot_be_imported(tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/a.db"
+    result = run(install(make_app(laravel_store=store, imports=["no_such_module"])), "migrate")
+    assert (result.exit_code, result.stdout.partition(" to ")[0]) == (0, f"{store}: migrated")
+    assert "no_such_module" in result.stderr
 
 
 @pytest.mark.postgresql
