@@ -15,6 +15,7 @@ from celery_laravel.dispatch.connections import send_through
 from celery_laravel.dispatch.letters import LetterForm, NotingProducer
 from celery_laravel.dispatch.outbox import Outbox
 from celery_laravel.dispatch.stencil import Stencil, new_ids
+from celery_laravel.message.arguments import check_arguments
 from celery_laravel.message.canvas import delay_start, mark_members
 
 if TYPE_CHECKING:
@@ -201,8 +202,7 @@ class BulkPublisher:
             self._by_celery(member, index)
             return
         task, args, kwargs = self._app.tasks[signature["task"]], signature["args"], signature["kwargs"]
-        if task.typing:
-            task.__header__(*args, **kwargs)
+        check_arguments(task, args, kwargs)
         task_id, tag = f'"{next(self._ids)}"', f'"{next(self._ids)}"'
         outbox.add(stencil, stencil.fill(task_id, tag, str(index), args, kwargs))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_laravel.dispatch.stencil import Texts
+from celery_laravel.message.arguments import check_arguments
 from celery_laravel.message.header import NAME
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class LetterForm:
             Exception: Whatever kombu or the broker raises.
         """
         args, kwargs = signature["args"], signature["kwargs"]
-        if task.typing:
-            task.__header__(*(args or ()), **(kwargs or {}))
+        check_arguments(task, args, kwargs)
         body, options = self.fill(task_id, index, args, kwargs)
         with producer.connection._reraise_as_library_errors():  # noqa: SLF001  as Celery does
             if self._on_call is not None:

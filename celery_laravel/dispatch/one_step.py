@@ -32,6 +32,7 @@ from celery_laravel.dispatch.alike import (
 from celery_laravel.dispatch.letters import NOT_ALIKE, NotingProducer
 from celery_laravel.dispatch.outbox import Outbox, is_redis, list_of
 from celery_laravel.dispatch.stencil import Stencil
+from celery_laravel.message.arguments import check_arguments
 from celery_laravel.stores.servers import server_of
 
 if TYPE_CHECKING:
@@ -132,8 +133,7 @@ class OneStep:
             return None
         if not isinstance(args, (tuple, list)) or not isinstance(kwargs, dict):
             return None
-        if self._task.typing:
-            self._task.__header__(*args, **kwargs)
+        check_arguments(self._task, args, kwargs)
         if form.was_refused:  # as the next one probably is, for which no message need be made
             answer = self._lock.locks.acquire(self._lock.request)
             if not answer.acquired:

@@ -11,6 +11,7 @@ from celery_laravel.dispatch.alike import is_uniform, kind_of, may_differ_by_mes
 from celery_laravel.dispatch.letters import Letter
 from celery_laravel.dispatch.stencil import new_ids
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.message.arguments import check_arguments
 from celery_laravel.message.packs import CARRIER, MOST, address_of, kind_of_message, may_be_packed
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ class PackingPublisher:
             return
         signature = member.signature
         task, args, kwargs = self._app.tasks[signature["task"]], signature["args"], signature["kwargs"]
-        if task.typing:
-            task.__header__(*args, **kwargs)
+        check_arguments(task, args, kwargs)
         self._put(mail, position, next(self._ids), index, args, kwargs)
 
     def _take_letter(self, position: int, member: Member, index: int, kind: Hashable | None) -> None:

@@ -16,6 +16,7 @@ from celery_laravel.dispatch.closures import PendingClosure
 from celery_laravel.dispatch.connections import check_connection
 from celery_laravel.dispatch.dispatcher import is_met
 from celery_laravel.dispatch.packing import PACK, check_size
+from celery_laravel.message.arguments import check_arguments
 from celery_laravel.message.durations import delay_in_seconds
 from celery_laravel.stores.records import NewBatch
 
@@ -245,11 +246,11 @@ def _signed(task_id: str, callback: Mapping[str, Any] | PendingClosure) -> Mappi
 def _refuse_uncallable(app: Celery, method: str, callback: Signature, with_exception: bool) -> None:
     """Refuse a task that does not take what its callback is given; it could never be sent."""
     task = app.tasks.get(callback.task)  # unknown here, it may be known to a worker
-    if task is None or callback.subtask_type is not None or not task.typing:
+    if task is None or callback.subtask_type is not None:
         return
     given = () if callback.immutable else ("batch", "exc") if with_exception else ("batch",)
     try:
-        task.__header__(*given, *(callback.args or ()), **(callback.kwargs or {}))
+        check_arguments(task, (*given, *(callback.args or ())), callback.kwargs)
     except TypeError as error:
         msg = (
             f"{method}({callback!r}): it is called with {', '.join(given) or 'nothing'} and the signature's own "

@@ -1,4 +1,4 @@
-"""Values of this library's own among a job's arguments: how they travel through JSON and pickle alike."""
+"""A job's arguments: whether they fit its task, and how the library's own values among them travel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery_laravel.message.exceptions import exception_from_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _EXCEPTION = "celery_laravel.exception"
 
@@ -43,3 +43,17 @@ def register_decoder(kind: str, cls: type, decode: Callable[[Any], Any]) -> None
 def register_exceptions() -> None:
     """Teach kombu's JSON to read exceptions sent as `ExceptionArgument`."""
     register_decoder(_EXCEPTION, ExceptionArgument, exception_from_data)
+
+
+def check_arguments(task: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> None:
+    """Refuse arguments that a task does not take, as Celery's ``apply_async`` does where it can.
+
+    It cannot for a task whose class was registered (``app.register_task``):
+    Celery makes the check out of the function that a decorator is given.
+
+    Raises:
+        TypeError: They do not fit.
+    """
+    check = getattr(task, "__header__", None) if task.typing else None
+    if check is not None:
+        check(*(args or ()), **(kwargs or {}))

@@ -14,7 +14,7 @@ from celery.signals import before_task_publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_laravel import Bus, install
+from celery_laravel import Bus, Job, install
 from celery_laravel.dispatch.letters import LetterForm
 from celery_laravel.dispatch.outbox import Outbox
 from celery_laravel.dispatch.stencil import Stencil, new_ids
@@ -397,3 +397,17 @@ def test_a_channel_is_left_as_it_was(app: Celery) -> None:
         with pytest.raises(RuntimeError), Outbox(producer).collecting():
             raise RuntimeError
         assert channel._put == before
+
+
+@everywhere
+def test_members_may_be_jobs_whose_class_was_registered(app: Celery, take: Callable[[], list[Any]]) -> None:
+    """Celery checks no arguments of those: it has no function to make the check of."""
+
+    class Import(Job):
+        name = "import"
+
+        def run(self, number: int) -> None: ...
+
+    job = app.register_task(Import())
+    Bus(app).batch(job.s(number) for number in range(3)).dispatch()
+    assert [message.payload[0] for message in take()] == [[0], [1], [2]]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 from redis import Redis
 
-from celery_laravel import ConfigurationError, install, signals
+from celery_laravel import ConfigurationError, Job, ShouldBeUnique, install, signals
 from celery_laravel.dispatch import one_step
 from celery_laravel.dispatch.one_step import OneStep
 from celery_laravel.stores.factory import store_of
@@ -411,3 +411,17 @@ def test_the_result_is_celerys(app: Celery, redis_url: str) -> None:
     assert second.parent is None
     consumer = app.backend.result_consumer
     assert {app.backend.get_key_for_task(result.id) for result in (first, second)} <= set(consumer.subscribed_to)
+
+
+def test_a_job_whose_class_was_registered_is_pushed_too(app: Celery, take: Any, pushed: list[str]) -> None:
+    class Rebuild(Job, ShouldBeUnique):
+        name = "rebuild"
+
+        def unique_id(self, number: int) -> int:
+            return number
+
+        def run(self, number: int) -> None: ...
+
+    results = dispatches(app.register_task(Rebuild()), range(3))
+    assert pushed == [result.id for result in results[1:]]
+    assert len(take()) == 3

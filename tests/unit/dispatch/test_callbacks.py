@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import group
 
-from celery_laravel import Bus
+from celery_laravel import Bus, Job
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -51,3 +51,14 @@ def test_what_cannot_be_judged_or_takes_what_it_is_given_passes(app: Celery, tas
 def test_an_option_that_json_cannot_carry_is_named(app: Celery) -> None:
     with pytest.raises(TypeError, match=r"with_option\('owner', <object"):
         Bus(app).batch([]).with_option("owner", object())
+
+
+def test_a_job_whose_class_was_registered_passes(app: Celery) -> None:
+    """Celery, too, checks no arguments of those."""
+
+    class Tell(Job):
+        name = "tell"
+
+        def run(self, batch: Any) -> None: ...
+
+    Bus(app).batch([]).then(app.register_task(Tell()).s())

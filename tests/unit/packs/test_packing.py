@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Producer
 
-from celery_laravel import BatchDispatchError, Bus, ConfigurationError
+from celery_laravel import BatchDispatchError, Bus, ConfigurationError, Job
 from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.header import read_header
 from celery_laravel.message.packs import CARRIER, read_pack
@@ -284,3 +284,14 @@ def test_a_damaged_pack_is_refused_or_makes_sense(batch: Any, kinds: Any, member
         assert isinstance(member.task, str)
         assert member.request["args"] == member.args
         assert member.request["laravel"]["index"] == member.index >= 0
+
+
+def test_jobs_whose_class_was_registered_travel_too(app: Celery, post: Post) -> None:
+    class Import(Job):
+        name = "import"
+
+        def run(self, number: int) -> None: ...
+
+    job = app.register_task(Import())
+    Bus(app).batch(job.s(number) for number in range(3)).pack(3).dispatch()
+    assert sizes(post.take()) == [3]
