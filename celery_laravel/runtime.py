@@ -88,10 +88,8 @@ class Runtime:
     @cached_property
     def debts(self) -> Debts:
         """Writes down what must not be lost of jobs that have ended."""
-        options = self.app.conf.broker_transport_options or {}
-        keep = timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
         stores = (lambda: self.store, lambda: self.failed_jobs)
-        return Debts(self.app, stores, self.callbacks, self.chains, keep_ended=keep)
+        return Debts(self.app, stores, self.callbacks, self.chains, keep_ended=self._keep_ended)
 
     @cached_property
     def packs(self) -> PackRunner:
@@ -101,7 +99,13 @@ class Runtime:
     @cached_property
     def runs(self) -> Runs:
         """Runs attempts in every way in which they come to run."""
-        return Runs(self.executor, self.settlement)
+        return Runs(self.executor, self.settlement, keep_ended=self._keep_ended)
+
+    @property
+    def _keep_ended(self) -> timedelta:
+        """How long it is remembered that a job has ended, so that a copy of its message is dropped."""
+        options = self.app.conf.broker_transport_options or {}
+        return timedelta(seconds=float(options.get("visibility_timeout", DEFAULT_VISIBILITY)) + _MARGIN)
 
     def forget(self) -> None:
         """Build everything anew from the app's present configuration when it is next needed."""

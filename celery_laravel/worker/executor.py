@@ -50,6 +50,13 @@ class Executor:
         """Whether an attempt that has begun keeps to its job's limits."""
         return may_start(running.limits, running.counts.attempt, now=clock.now())
 
+    def is_used_up(self, running: RunningJob) -> bool:
+        """Whether an attempt that has begun is to fail before its code, as its job has been started too often."""
+        failure = running.verdict.failure
+        if failure is not None:
+            return isinstance(failure, MaxAttemptsExceededError)
+        return not self.may_still_start(running)
+
     def run(self, task: Any, running: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         """Run an attempt that has begun through its middleware, and decide how it ends."""
         events.send(events.job_processing, task, task_id=running.id, args=args, kwargs=kwargs)

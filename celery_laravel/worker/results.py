@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery import VERSION
+from celery.backends.base import DisabledBackend
 from celery.states import SUCCESS
 from celery.utils.time import maybe_iso8601
 
@@ -28,21 +29,33 @@ _TOLERANCE = 1.0
 def stored_success(task: Any, job_id: str, *, since: float, ignores_result: bool) -> Mapping[str, Any] | None:
     """What the result backend has of a job that has succeeded since an instant; None where it has nothing of the kind.
 
-    It is asked once, without Celery's retries, as this is for the worker's main
-    process. An older success is that of another job of the same id. A
-    backend that does not answer knows nothing; that is logged.
+    For the worker's main process: a backend that does not answer knows nothing; that is logged.
     """
-    backend = task.backend
-    if ignores_result or backend.as_uri() == "rpc://":  # whose results are kept where they were asked for
+    if ignores_result:
         return None
     try:
-        meta: Mapping[str, Any] = backend._get_task_meta_for(job_id)  # noqa: SLF001  what Celery's retries go around
-        if meta["status"] != SUCCESS:
-            return None
-        done = maybe_iso8601(meta.get("date_done"))
+        return find_success(task, job_id, since=since)
     except Exception:
         logger.exception("Of job %s (%s) it is not known whether a result was stored", job_id, task.name)
         return None
+
+
+def find_success(task: Any, job_id: str, *, since: float) -> Mapping[str, Any] | None:
+    """What the result backend has of a job that has succeeded since an instant; None where it has nothing of the kind.
+
+    It is asked once, without Celery's retries. An older success is that of
+    another job of the same id.
+
+    Raises:
+        Exception: Whatever the backend raises that does not answer.
+    """
+    backend = task.backend
+    if isinstance(backend, DisabledBackend) or backend.as_uri() == "rpc://":  # kept where it was asked for
+        return None
+    meta: Mapping[str, Any] = backend._get_task_meta_for(job_id)  # noqa: SLF001  what Celery's retries go around
+    if meta["status"] != SUCCESS:
+        return None
+    done = maybe_iso8601(meta.get("date_done"))
     if not isinstance(done, datetime):
         return None
     if done.tzinfo is None:

@@ -15,10 +15,13 @@ from celery_laravel.errors import ConfigurationError, JobReleasedError, MaxAttem
 from celery_laravel.message.header import with_header
 from celery_laravel.worker.admission import admit
 from celery_laravel.worker.conclusion import OUTAGE_WAIT, conclude, drop, put_back_unstarted
+from celery_laravel.worker.ended_before import ended_before
 from celery_laravel.worker.executor import CELERYS_OWN
 from celery_laravel.worker.starting import NotStarted, store_start
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from celery_laravel.worker.executor import Executor
     from celery_laravel.worker.settlement import Settlement
 
@@ -31,9 +34,10 @@ _EAGER_TURNS = 1000
 class Runs:
     """Runs jobs whose request is on top of their task's stack. What they return or raise is Celery's to act upon."""
 
-    def __init__(self, executor: Executor, settlement: Settlement) -> None:
+    def __init__(self, executor: Executor, settlement: Settlement, *, keep_ended: timedelta) -> None:
         self._executor = executor
         self._settlement = settlement
+        self._keep_ended = keep_ended
 
     def managed(self, task: Any, request: Any, args: Any, kwargs: Any, *, keeps_record: bool) -> Any:
         """Run an attempt of a job: begin, work, conclude. One of an eager job is followed by the next at once."""
@@ -46,6 +50,14 @@ class Runs:
             raise drop(task, request, running)
         running.is_managed = keeps_record
         request.__dict__[RUNNING] = running
+        is_used_up = self._executor.is_used_up(running)
+        known = ended_before(task, request, running, is_used_up=is_used_up, keep_ended=self._keep_ended)
+        if isinstance(known, NotStarted):
+            self._settlement.abandoned(running)
+            raise drop(task, request, known)
+        if known is not None:
+            running.outcome = known
+            return conclude(task, request, self._settlement, running, known, (args, kwargs))
         if running.is_durable:
             store_start(task, request)
         outcome, args, kwargs = self._run(task, request, running, args, kwargs)
@@ -103,7 +115,7 @@ class Runs:
         """
         try:
             outcome, args, kwargs = admit(task, request, running, args, kwargs)
-            if outcome is None and not self._executor.may_still_start(running):
+            if outcome is None and self._executor.is_used_up(running):
                 outcome = self._succeeded_before(request, running)
             if outcome is None:
                 outcome = self._executor.run(task, running, args, kwargs)

@@ -84,7 +84,7 @@ class Settlement:
         Raises:
             StoreUnavailableError: It cannot be told, and the job is to come again.
         """
-        if running.verdict.failure is not None or not self._chains.has_gone_on(request, running):
+        if not self._chains.has_gone_on(request, running):
             return None
         logger.warning("Job %s lost its worker after its success: its chain has gone on", running.id)
         return PassedOn(Ignore("it had succeeded before its worker was lost"))

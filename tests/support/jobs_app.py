@@ -252,6 +252,27 @@ def _declare_others(app: Celery) -> None:  # noqa: C901  a list of tasks
         """Lose its process after its success is stored, before anything follows from it."""
         record.add(key, "runs", 1)
 
+    class LosesWorkerLate(Task):
+        def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            if record.add(args[0], "deaths", 1) == 1:
+                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def failed(job: Any, exc: BaseException, key: str) -> None:
+        record.add(key, "failed", f"{type(exc).__name__}: {exc}")
+
+    def lose_worker(key: str) -> str:
+        """Lose the whole worker after its success is stored, before anything follows from it."""
+        return f"run {record.add(key, 'runs', 1)}"
+
+    for name, options in {
+        "tries1": {"tries": 1},
+        "tries3": {"tries": 3},
+        "unique": {"tries": 1, "unique": True},
+    }.items():
+        base = {"base": LosesWorkerLate, "shared": False, "failed": failed}
+        app.task(lose_worker, name=f"loses_worker_{name}", **base, **options)
+
     class SlowToRetry(Task):
         def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
             record.add(args[0], "retries", 1)
