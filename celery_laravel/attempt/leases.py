@@ -18,6 +18,9 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.threads import background
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -133,12 +136,11 @@ class LeaseKeeper:
     ) -> None:
         """Begin to renew an owner's leases of locks, or its lease of a job's attempt."""
         with self._lock:
+            if self._thread is None:
+                self._thread = background(self._run, "leases")
             if begin is not None:
                 self._unbegun[owner, job_id] = begin
             self._held.setdefault((owner, job_id), (store, time.monotonic()))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celery-laravel-leases", daemon=True)
-                self._thread.start()
 
     def drop(self, owner: str, job_id: str | None = None) -> None:
         """Renew them no longer."""
@@ -161,8 +163,7 @@ class LeaseKeeper:
         all_answered = True
         for store, owners, attempts in self._due():
             try:
-                self._begin(attempts)
-                renew(store, owners, attempts)
+                renew(store, owners, self._begun(attempts))
             except Exception:
                 all_answered = False
                 if not is_failing:
@@ -175,15 +176,26 @@ class LeaseKeeper:
             logger.warning("Leases are renewed again")
         return all_answered
 
-    def _begin(self, attempts: Mapping[str, str]) -> None:
-        """Take the leases of those attempts that have none yet."""
-        for job_id, owner in attempts.items():
-            with self._lock:
-                begin = self._unbegun.get((owner, job_id))
-            if begin is not None:
-                begin()
-                with self._lock:
-                    self._unbegun.pop((owner, job_id), None)
+    def _begun(self, attempts: Mapping[str, str]) -> dict[str, str]:
+        """These attempts, those that had no lease yet having taken it; one that cannot is in no other's way."""
+        return {job_id: owner for job_id, owner in attempts.items() if self._has_begun(job_id, owner)}
+
+    def _has_begun(self, job_id: str, owner: str) -> bool:
+        with self._lock:
+            begin = self._unbegun.get((owner, job_id))
+        if begin is None:
+            return True
+        try:
+            begin()
+        except StoreUnavailableError:
+            raise
+        except Exception:  # of this one, which would come again: an id that the store does not take
+            logger.exception("Job %s runs on, and has no lease that keeps a copy of it waiting", job_id)
+            self.drop(owner, job_id)
+            return False
+        with self._lock:
+            self._unbegun.pop((owner, job_id), None)
+        return True
 
     def _due(self) -> list[tuple[Store, list[str], dict[str, str]]]:
         """By store: the owners of locks, and the attempts as job id to owner, that are old enough."""

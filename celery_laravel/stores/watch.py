@@ -8,6 +8,8 @@ import threading
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 
+from celery_laravel.threads import background
+
 
 class Watch:
     """Shuts the sockets of calls down that have taken longer than so many ``seconds``.
@@ -37,12 +39,11 @@ class Watch:
         if self._pid != os.getpid():
             self._begin()
         with self._changed:
+            if self._thread is None:
+                self._thread = background(self._run, "watch")
             self._calls[call] = None
             self._has_begun = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celery-laravel-watch", daemon=True)
-                self._thread.start()
-            elif self._is_idle:
+            if self._is_idle:
                 self._changed.notify()
 
     def remove(self, call: _Call) -> None:

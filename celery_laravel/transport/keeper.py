@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from kombu.log import get_logger
 
+from celery_laravel.threads import background
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,8 +49,7 @@ class LeaseKeeper:
             self._interval = interval
             self._wake.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="celery-laravel-leases", daemon=True)
-            self._thread.start()
+            self._thread = background(self._run, "leases")
 
     def stop(self) -> None:
         """Let the thread end, without waiting for it."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from celery_laravel.threads import background
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -43,9 +45,7 @@ class Tally:
         if index not in self.waiting[-1:]:
             self.waiting.append(index)
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="celery-laravel-tally", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._thread = background(self._run, "tally")
 
     def close(self) -> None:
         """Count what waits, now.

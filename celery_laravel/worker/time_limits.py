@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 
+from celery_laravel.threads import background
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -91,11 +93,10 @@ class _Watch:
 
     def add(self, watched: _Watched) -> None:
         with self._lock:
+            if not self._is_there:
+                background(self._run, "timeouts")
+                self._is_there = True
             self._watched.add(watched)
-            if self._is_there:
-                return
-            self._is_there = True
-        threading.Thread(target=self._run, name="celery-laravel-timeouts", daemon=True).start()
 
     def remove(self, watched: _Watched) -> None:
         """Watch no longer, and take back an exception that has not been raised yet."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kombu.log import get_logger
 
+from celery_laravel.threads import background
 from celery_laravel.transport.database.errors import DatabaseBrokerError
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ class Listener:
         self._stopped = threading.Event()
         self._notices: Notices | None = None
         self._reader, self._writer = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="celery-laravel-notices", daemon=True)
-        self._thread.start()
+        background(self._run, "notices")
 
     def stop(self) -> None:
         """Let the thread end and close its connection, without waiting for either."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kombu.log import get_logger
 
+from celery_laravel.threads import background
 from celery_laravel.transport.database.errors import DatabaseBrokerError
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ class Settler:
         self._settle = settle
         self._wake = threading.Event()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="celery-laravel-acknowledgements", daemon=True)
-        self._thread.start()
+        background(self._run, "acknowledgements")
 
     def wake(self) -> None:
         """Have ``settle`` called."""

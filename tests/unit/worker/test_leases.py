@@ -326,6 +326,39 @@ def test_the_keeper_goes_on_when_the_store_is_back(
     assert caplog.text.count("could not be renewed in memory://") == 1
 
 
+def test_a_machine_without_room_for_a_thread_renews_once_there_is(
+    app: Celery, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(app, "me", ttl=5)
+
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(RuntimeError):
+            leases.keep_alive(store_of(app), "nobody")
+    assert leases._keeper()._held == {}, "whoever was told that it failed holds nothing"
+    leases.keep_alive(store_of(app), "me")
+    wait_until(lambda: expires_in(app) > 50)
+    leases.let_go("me")
+
+
+def test_an_attempt_that_cannot_be_written_down_keeps_no_other_lease_from_being_renewed(
+    app: Celery, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold(app, "me", ttl=5)
+
+    def begin() -> None:
+        raise ValueError("an id of 300 characters")
+
+    leases.keep_attempt_alive(store_of(app), "odd", "odd/1", begin=begin)
+    leases.keep_alive(store_of(app), "me")
+    wait_until(lambda: expires_in(app) > 50)
+    leases.let_go("me")
+    assert caplog.text.count("Job odd runs on, and has no lease") == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_process_has_a_keeper_of_its_own(app: Celery, quick: None) -> None:
     """The leases it inherited are its parent's to renew; its own need a thread, which no fork copies."""
