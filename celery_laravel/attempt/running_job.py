@@ -29,6 +29,7 @@ class RunningJob:
 
     ``is_durable``: the store knows of this attempt, so that a crash of the
     worker counts. ``is_sync``: it runs in the caller, by ``dispatch_sync``.
+    ``is_refused``: it has failed when it was picked up, and the attempt has not begun.
     ``code_ran``: every middleware let it pass and the job's own code began.
     ``is_managed``: something asks for this library, so that a failure is kept;
     one that runs in its caller is when that caller is a job of a worker's.
@@ -47,7 +48,8 @@ class RunningJob:
     ``place`` is where it stands in a pack that is being run, if it does.
     ``is_retry_stored``: the state that it is put back has been stored, before its message went out.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
-    exception that left the job's code or a middleware.
+    exception that left the job's code or a middleware; ``released_by`` is what a
+    middleware that has put the job back says of it.
     """
 
     id: str
@@ -58,6 +60,7 @@ class RunningJob:
     is_durable: bool = False
     is_sync: bool = False
     is_managed: bool = True
+    is_refused: bool = False
     code_ran: bool = False
     is_settled: bool = False
     outcome: Outcome | None = None
@@ -75,6 +78,7 @@ class RunningJob:
     is_retry_stored: bool = False
     following: list[tuple[bool, Any]] = field(default_factory=list)
     place: PackPlace | None = None
+    released_by: Any = None
 
     def __post_init__(self) -> None:
         self.slots.update(self.header.slots)

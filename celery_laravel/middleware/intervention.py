@@ -1,4 +1,4 @@
-"""What a middleware did to an attempt, told in one way: a line at debug level and a signal.
+"""What a middleware did to an attempt, told in one way: a line at debug level, a signal, and the reason of a release.
 
 The library's own tell it themselves, with the key that was busy and the like.
 What others did shows in what the job is to become of.
@@ -7,6 +7,7 @@ What others did shows in what the job is to become of.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel import events
@@ -14,6 +15,8 @@ from celery_laravel.attempt.running_job import running_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from celery_laravel.attempt.running_job import RunningJob
 
 logger = logging.getLogger("celery_laravel.middleware")
 
@@ -39,9 +42,11 @@ def intervene(job: Any, middleware: Any, action: str, *, delay: float | None = N
     The line reads: shop.backup[6f0b…] released for 12 s by RateLimited('backups'), key 42
     """
     if logger.isEnabledFor(logging.DEBUG):
-        span = "" if delay is None else f" for {delay:g} s"
+        span = "" if delay is None else _span(delay)
         more = f", {detail}" if detail else ""
         logger.debug("%s[%s] %s%s by %r%s", job.name, job.request.id, action, span, middleware, more)
+    if delay is not None:
+        running_of(job).released_by = Release(delay, middleware, detail)
     if events.job_intercepted.receivers:
         events.send(
             events.job_intercepted,
@@ -54,6 +59,31 @@ def intervene(job: Any, middleware: Any, action: str, *, delay: float | None = N
             delay=delay,
             detail=detail,
         )
+
+
+@dataclass(frozen=True)
+class Release:
+    """That a middleware has put a job back for ``delay`` seconds, and why."""
+
+    delay: float
+    middleware: Any
+    detail: str
+
+
+def reason_of_release(running: RunningJob, delay: float) -> str:
+    """Why a job is put back, for Celery's own line about it: for how long, and by which middleware if by one.
+
+    A middleware counts if the delay is its own: the last release of an attempt
+    is the one that holds.
+    """
+    reason, by = f"released{_span(delay)}", running.released_by
+    if by is None or by.delay != delay:
+        return reason
+    return f"{reason} by {by.middleware!r}{f', {by.detail}' if by.detail else ''}"
+
+
+def _span(delay: float) -> str:
+    return f" for {delay:g} s"
 
 
 class _Observed:

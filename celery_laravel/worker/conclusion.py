@@ -22,6 +22,7 @@ from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.message.resend import resend, send_again
+from celery_laravel.middleware.intervention import reason_of_release
 from celery_laravel.worker.results import keep_from_storing, store_retry
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def _release(  # noqa: PLR0917  the parts of one attempt
     keep_from_storing(request, running)
     args, kwargs = arguments
     events.send(events.job_released, task, task_id=running.id, args=args, kwargs=kwargs, delay=outcome.delay)
-    return Retry(None if outcome.error else "released", exc=outcome.error, when=outcome.delay, sig=signature)
+    reason = None if outcome.error else reason_of_release(running, outcome.delay)
+    return Retry(reason, exc=outcome.error, when=outcome.delay, sig=signature)
 
 
 def _pass_on(  # noqa: PLR0917  the parts of one attempt

@@ -61,9 +61,11 @@ class Executor:
         """Run an attempt that has begun through its middleware, and decide how it ends."""
         events.send(events.job_processing, task, task_id=running.id, args=args, kwargs=kwargs)
         if running.verdict.failure is not None:  # it must not run at all
+            running.is_refused = True
             running.outcome = Failed(running.verdict.failure)
             return self._report(task, running, running.verdict.failure, args, kwargs)
         if not self.may_still_start(running):
+            running.is_refused = True
             error = MaxAttemptsExceededError(_exceeded(task, running))
             running.outcome = Failed(error)
             return self._report(task, running, error, args, kwargs)

@@ -44,7 +44,7 @@ def capture(task: Any, request: Any, running: RunningJob, error: BaseException) 
         exception=describe(error),
         traceback="".join(traceback.format_exception(type(error), error, error.__traceback__)),
         failed_at=clock.as_datetime(clock.now()),
-        attempts=running.counts.attempt,
+        attempts=running.counts.attempt - running.is_refused,
         batch_id=running.header.batch_id,
         payload=payload_of(task, request, running.header),
     )

@@ -118,6 +118,8 @@ class JobRequest(Request):
         if isinstance(error, TimeLimitExceeded) and self._is_left_to_on_timeout():
             return
         super().on_failure(exc_info, send_failed_event, return_ok)
+        if self._goes_on and isinstance(error, (WorkerLostError, *_EXITS)):  # of which Celery's line names no job
+            logger.warning("Job %s (%s) is put back, as its process is gone: %r", self.id, self.name, error)
         if isinstance(error, _EXITS):
             error = WorkerLostError(f"The worker's process exited: {error!r}.")
         if not isinstance(error, (WorkerLostError, TimeLimitExceeded)):

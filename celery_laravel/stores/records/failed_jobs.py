@@ -20,6 +20,9 @@ class FailedJob:
     with the name of the exception's class. ``args_repr`` and ``kwargs_repr``
     are what the sender chose to show (Celery's ``argsrepr`` and ``kwargsrepr``).
 
+    ``attempts`` is how many there were: a job that is picked up once more than
+    its ``tries`` allow, and fails for that, has used up as many as it had.
+
     ``claimed_until`` is set once somebody has begun to retry the job: until
     then nobody else can. A record that still has it afterwards is of a retry
     that was broken off, and its job may have been sent.

@@ -11,7 +11,7 @@ from celery_laravel import JobTimedOutError, ManuallyFailedError, MaxAttemptsExc
 from celery_laravel.testing.processes import wait_until
 
 if TYPE_CHECKING:
-    from tests.integration.jobs.conftest import Lab
+    from tests.integration.jobs.conftest import Lab, MakeLab
 
 pytestmark = [
     pytest.mark.redis,
@@ -77,7 +77,18 @@ def test_releases_use_up_attempts(lab: Lab) -> None:
         result.get(timeout=30)
     assert lab.attempts(key) == [1, 2, 3]
     assert len(lab.wait_for(key, "failed")) == 1
-    assert wait_until(lambda: lab.bus.failed.find(result.id)).exception.startswith("MaxAttemptsExceededError")
+    record = wait_until(lambda: lab.bus.failed.find(result.id))
+    assert record.exception.startswith("MaxAttemptsExceededError")
+    assert record.attempts == 3, "it was picked up once more, and that was no attempt"
+
+
+def test_the_log_says_for_how_long_a_job_is_put_back(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.worker() as worker:
+        result, _ = lab.send("plain", "release", "release:0.2", "return:done")
+        assert result.get(timeout=30) == "done"
+        for delay in "0", "0.2":
+            worker.wait_for_log(f"Task plain[{result.id}] retry: released for {delay} s\n")
 
 
 def test_a_job_without_options_may_be_released(lab: Lab) -> None:

@@ -51,6 +51,15 @@ def test_crashes_and_releases_count_alike(lab: Lab) -> None:
     assert lab.attempts(key) == [1, 2, 3]
 
 
+def test_the_log_names_the_job_that_is_put_back_as_its_process_is_gone(make_lab: MakeLab) -> None:
+    """Celery's own line tells of a process, and of no job."""
+    lab = make_lab()
+    with lab.worker() as worker:
+        result, _ = lab.send("tries3", "die", "return:done")
+        assert result.get(timeout=40) == "done"
+        worker.wait_for_log(f"Job {result.id} (tries3) is put back, as its process is gone: WorkerLostError(")
+
+
 def test_a_job_that_is_acknowledged_early_fails_when_its_process_dies(lab: Lab) -> None:
     result, key = lab.send("early", "die")
     with pytest.raises(WorkerLostError):

@@ -70,6 +70,19 @@ def test_jobs_of_one_key_run_one_after_the_other_and_none_is_lost(locks: Locks) 
     assert locks.held() == []
 
 
+def test_the_log_says_who_turned_a_job_away_and_why(locks: Locks) -> None:
+    with locks.lab.worker(app=SIXTY_SECONDS, concurrency=2) as worker:
+        holder = locks.send("wait", 30)
+        owner = locks.wait_for_run_of(holder)["owner"]
+        waiting = locks.send()
+        by = "WithoutOverlapping('lock', release_after=0.2, shared=True)"
+        worker.wait_for_log(
+            f"Task guarded[{waiting.id}] retry: released for 0.2 s by {by}, key overlap:{locks.lock} is held by {owner}"
+        )
+        locks.lab.go_on(holder.id)
+        assert [result.get(timeout=30) for result in (holder, waiting)] == ["done"] * 2
+
+
 def test_the_next_step_of_a_chain_finds_the_lock_free(locks: Locks) -> None:
     task = locks.lab.app.tasks["guarded"]
     with locks.lab.worker(app=SIXTY_SECONDS):
