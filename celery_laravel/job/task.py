@@ -22,7 +22,7 @@ from celery_laravel.message.header import is_callback
 from celery_laravel.message.options import read_options
 from celery_laravel.message.resend import resend
 from celery_laravel.settings import settings_of
-from celery_laravel.worker.ended_before import restore_delivery_info
+from celery_laravel.worker.redelivery import reveal_redelivery
 from celery_laravel.worker.results import store_retry
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Job(SettledJob):
         runtime = self._runtime
         is_managed = not self._is_plain(request, runtime)
         if is_managed:
-            restore_delivery_info(request)
+            reveal_redelivery(request)
         if is_managed or events.anyone_follows_attempts():
             args = self._refreshed(request, args)
             return runtime.runs.managed(self, request, args, kwargs, keeps_record=is_managed)

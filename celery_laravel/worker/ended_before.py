@@ -31,8 +31,6 @@ from celery_laravel.worker.starting import NotStarted
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from celery import Celery
-
     from celery_laravel.attempt.outcome import Outcome
     from celery_laravel.attempt.running_job import RunningJob
 
@@ -40,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITS = 60
 """How often a job waits for a result backend that does not answer: ten minutes. Then it is taken for lost."""
-
-_REDELIVERED = "laravel_redelivered"
 
 
 def ended_before(
@@ -78,21 +74,6 @@ def ended_before(
         return None
     logger.warning("Job %s (%s) had succeeded before its message came again", running.id, task.name)
     return PassedOn(Ignore("it had succeeded before its message came again"))
-
-
-def take_over_deduplication(app: Celery, request: dict[str, Any]) -> None:
-    """Keep Celery from dropping the message of a request, on its way to the child, as that of a job that succeeded."""
-    delivery = request.get("delivery_info") or {}
-    if app.conf.worker_deduplicate_successful_tasks and delivery.get("redelivered"):
-        request["delivery_info"] = {**delivery, "redelivered": False, _REDELIVERED: True}
-
-
-def restore_delivery_info(request: Any) -> None:
-    """Say again of a running request that its message has come before."""
-    delivery = request.delivery_info or {}
-    if delivery.get(_REDELIVERED):
-        request.delivery_info = {**delivery, "redelivered": True}
-        del request.delivery_info[_REDELIVERED]
 
 
 def _until_it_is_known(request: Any) -> NotStarted | None:

@@ -19,8 +19,8 @@ from celery_laravel.attempt.ownership import write_owner
 from celery_laravel.message.header import NAME
 from celery_laravel.message.parked import is_marked_as_revoked
 from celery_laravel.worker import leases
-from celery_laravel.worker.ended_before import take_over_deduplication
 from celery_laravel.worker.endings import Ending, told
+from celery_laravel.worker.redelivery import tell_redelivery
 from celery_laravel.worker.results import stored_success
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class JobRequest(Request):
         has_header = NAME in self.request_dict
         if not (self.task.may_hold_locks or has_header):
             return
-        take_over_deduplication(self.app, self.request_dict)
+        tell_redelivery(self.app, self.request_dict)
         if has_header and is_marked_as_revoked(self.request_dict):
             self._was_revoked_while_it_waited()
         owner = write_owner(self.request_dict, self.id)

@@ -16,7 +16,7 @@ from celery_laravel.message.header import Header, read_header
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import LockRequest, StartStatus
 from celery_laravel.worker import ended_before, results
-from celery_laravel.worker.ended_before import take_over_deduplication
+from celery_laravel.worker.redelivery import tell_redelivery
 from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Job:
         if header is not None:
             details["laravel"] = header.encode()
             details["headers"] = {"laravel": header.encode()}
-        take_over_deduplication(self.app, details)
+        tell_redelivery(self.app, details)
         return build_tracer("job", self.app.tasks["job"], app=self.app, hostname="here")(self.id, (), {}, details)
 
     @property
@@ -272,7 +272,7 @@ def test_one_that_came_again_and_had_not_succeeded_runs_and_sees_that_it_came_ag
         seen.append(self.request.delivery_info)
 
     request = {"id": uuid(), "task": "job", "is_eager": False, "delivery_info": {"redelivered": True, "priority": 3}}
-    take_over_deduplication(deduplicating, request)
+    tell_redelivery(deduplicating, request)
     build_tracer("job", job, app=deduplicating, hostname="here")(request["id"], (), {}, request)
     assert seen == [{"redelivered": True, "priority": 3}]
 
@@ -289,5 +289,5 @@ def test_a_backend_that_is_away_keeps_no_job_from_running_that_has_attempts_left
 
 def test_without_that_setting_a_message_goes_to_its_child_as_it_came(app: Celery) -> None:
     request = {"delivery_info": {"redelivered": True}}
-    take_over_deduplication(app, request)
+    tell_redelivery(app, request)
     assert request == {"delivery_info": {"redelivered": True}}
