@@ -9,7 +9,7 @@ SECONDS ?= 60
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite chaos chaos-short fuzz matrix matrix-short ci clean
+.PHONY: help setup demo test test-slow test-together fmt lint types imports docs bench celery-suite kombu-suite chaos chaos-short fuzz matrix matrix-short ci clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,9 @@ matrix-short: $(VENV)/.dev
 celery-suite: ## Run Celery's own tests with Job as the task class (13 minutes)
 	@mkdir -p build && SUITE_WORK=build/celery-suite tests/celery_suite/run.sh unit celery_laravel:Job .
 	@SUITE_WORK=build/celery-suite tests/celery_suite/run.sh integration celery_laravel:Job .
+
+kombu-suite: $(VENV)/.dev ## Run kombu's own tests on the Redis and the database broker (5 minutes)
+	@scripts/kombu-suite $(ARGS)
 
 # What is quick comes first. The rest waits for processes more than it computes, so it runs side by side; each part is
 # shown when it has ended, the tests last, as they take the longest.

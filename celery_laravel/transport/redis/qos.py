@@ -107,7 +107,12 @@ class QoS(redis.QoS):
         self._held.put_back(tag, last=leftmost)
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 10) -> None:
-        """Do nothing: what is abandoned is looked for by `Transport`, in a thread and by the clock."""
+        """Put back what nobody renewed for ``visibility_timeout``, at most ``num``, at once; for who calls it himself.
+
+        `Transport` does the same by the clock, in a thread. No mutex is needed, so ``interval`` has no meaning here,
+        and neither has ``start``: what is put back is the oldest.
+        """
+        self._held.put_back_abandoned(self.channel.visibility_timeout, num)
 
     def tags(self) -> list[str]:
         """The deliveries that this channel holds; the one it may be about to get is among them."""

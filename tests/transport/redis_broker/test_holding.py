@@ -57,6 +57,21 @@ def test_abandoned_messages_come_back_all_at_once_and_in_no_more_than_the_limit(
     assert client.llen("jobs") == 250
 
 
+def test_whoever_asks_kombus_way_has_it_put_back_at_once(connect: Connect, client: Any) -> None:
+    connection = connect(visibility_timeout=60)
+    send(connection, *range(3))
+    for _ in range(3):
+        get(connection)
+    qos = connection.default_channel.qos
+    qos.restore_visible()
+    assert client.llen("jobs") == 0, "its holder was heard of a moment ago"
+    age(client, 61)
+    qos.restore_visible(num=2, interval=1)
+    assert client.llen("jobs") == 2
+    qos.restore_visible(interval=1)
+    assert client.llen("jobs") == 3
+
+
 def test_a_process_renews_what_it_holds_and_puts_back_what_others_left(connect: Connect, client: Any) -> None:
     dead, living = connect(visibility_timeout=1000), connect(visibility_timeout=0.5)
     send(dead, "left")
