@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery_laravel.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+_Answer = TypeVar("_Answer")
+
+ASK_AGAIN = 5.0
+"""Seconds for which a store that did not answer one member of a pack is not asked for others; each takes three."""
 
 _PROPERTY, _TERMS = "laravel_place", "laravel_terms"
 
@@ -26,9 +34,9 @@ class PackTerms:
     soft_limits: Sequence[float | None] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackPlace:
-    """A member's place in the pack that is being run.
+    """A member's place in the pack that is being run; the members share one.
 
     ``count`` takes the index of a member that has succeeded, to be counted
     together with others. ``is_again``: the pack was begun before, so that it is
@@ -37,6 +45,23 @@ class PackPlace:
 
     count: Callable[[int], None]
     is_again: bool = False
+    _outage: tuple[float, StoreUnavailableError] | None = None
+
+    def ask_store(self, call: Callable[[], _Answer]) -> _Answer:
+        """Make a call of the store for a member, unless it did not answer another member a moment ago.
+
+        Raises:
+            StoreUnavailableError: The store does not answer, or did not within the last `ASK_AGAIN` seconds.
+        """
+        if self._outage is not None:
+            since, error = self._outage
+            if time.monotonic() - since < ASK_AGAIN:
+                raise StoreUnavailableError(error.url, error.reason)
+        try:
+            return call()
+        except StoreUnavailableError as error:
+            self._outage = (time.monotonic(), error)
+            raise
 
 
 def with_place(properties: Any, place: PackPlace) -> dict[str, Any]:

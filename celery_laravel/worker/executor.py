@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
+    from celery_laravel.stores.records import AttemptStart
     from celery_laravel.worker.defaults import AttemptDefaults
 
 MAX_STARTS = 3
@@ -138,7 +139,11 @@ class Executor:
         lease, owner = unique.lease_for(task, header, request.id), owner_of(request)
         if is_durable:
             joined = lease if task.job_options.unique_via is None else None
-            answer = start(self._store(), task, request.id, owner, header, attempt - 1, limits, joined)
+
+            def begin(behind: int = attempt - 1) -> AttemptStart | NotStarted:
+                return start(self._store(), task, request.id, owner, header, behind, limits, joined)
+
+            answer = begin() if place is None else place.ask_store(begin)
             if isinstance(answer, NotStarted):
                 return answer
             attempt, exceptions = answer.attempt, answer.exceptions

@@ -11,6 +11,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.signals import task_failure, task_postrun, task_prerun, task_retry, task_success
 
 from celery_laravel import Bus, SkipIfBatchCancelled, WithoutOverlapping, signals
+from celery_laravel.attempt import packed
 from celery_laravel.attempt.packed import PackTerms
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.debts import SETTLE
@@ -231,6 +232,31 @@ def test_what_cannot_be_counted_is_kept_by_the_broker(
     assert counts(batch) == (0, 0, 2)
     assert [debt.headers["task"] for debt in post.work()] == [SETTLE] * 2  # the second is of the pack itself
     assert (app.ran, counts(batch)) == ([1, 2], (2, 0, 0))
+
+
+@pytest.mark.parametrize(("again_after", "asked"), [(5.0, 1), (0.0, 4)])
+def test_a_store_that_is_away_is_not_asked_for_each_member(  # noqa: PLR0917  what tests are given
+    app: Celery, post: Post, play: Any, monkeypatch: pytest.MonkeyPatch, again_after: float, asked: int
+) -> None:
+    """Which takes seconds each time. Those whose starts need not be counted run; the others are put back unharmed."""
+    begin = store_of(app).attempts.begin
+    calls: list[str] = []
+
+    def fails(job_id: str, **details: Any) -> Any:
+        if job_id == message.headers["id"]:
+            return begin(job_id, **details)
+        calls.append(job_id)
+        raise StoreUnavailableError("memory://")
+
+    jobs = [play("plain", 1), *(play("tries1", number) for number in range(2, 6)), play("plain", 6)]
+    batch, message = dispatched(app, post, *jobs)
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "ASK_AGAIN", again_after)
+        patch.setattr(store_of(app).attempts, "begin", fails)
+        post.run(message)
+    assert (app.ran, len(calls), counts(batch)) == ([1, 6], asked, (2, 0, 4))
+    assert len(post.work()) == 4
+    assert (app.ran, counts(batch)) == ([1, 6, 2, 3, 4, 5], (6, 0, 0))
 
 
 def test_what_was_not_counted_comes_again(app: Celery, post: Post, play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
