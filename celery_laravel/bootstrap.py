@@ -10,6 +10,7 @@ from celery import Task
 from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
+from celery_laravel.dispatch.by_name import check_sending_by_name, leave_sending_alone
 from celery_laravel.dispatch.expiring import deliver_expired_jobs
 from celery_laravel.dispatch.parking import park_long_delays
 from celery_laravel.errors import ConfigurationError
@@ -84,6 +85,7 @@ def install(app: Celery) -> Celery:
     park_long_delays(app)
     deliver_expired_jobs(app)
     remember_revocations(app)
+    check_sending_by_name(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
     if app.finalized:
         _add_jobs(app)
@@ -124,6 +126,7 @@ def _add_jobs(sender: Celery, **_: Any) -> None:
     add_batch_task(sender, Job)
     add_closure_task(sender, Job)
     add_pack_task(sender, Job)
+    leave_sending_alone(sender)
 
 
 class _AdoptsTasks(TaskRegistry):

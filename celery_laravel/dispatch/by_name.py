@@ -21,8 +21,10 @@ _checked: WeakSet[Celery] = WeakSet()
 def check_sending_by_name(app: Celery) -> None:
     """Let ``app.send_task`` check the jobs of this process that are unique or debounced. Twice is once.
 
-    Called for apps that have such a job; those that have none keep Celery's own
-    method. A name that this process does not know cannot be checked.
+    Called when the library is installed, as it is not known then which jobs
+    there will be, and for each app that has such a job; those that turn out to
+    have none get Celery's own method back (`leave_sending_alone`). A name that
+    this process does not know cannot be checked.
     """
     if app in _checked:
         return
@@ -35,7 +37,9 @@ def check_sending_by_name(app: Celery) -> None:
 
     @wraps(app.send_task)
     def send_task(name: str, *given: Any, **options: Any) -> Any:
-        task = None if options.get("task_type") is not None else app._tasks.get(name)  # noqa: SLF001  without finalizing
+        if not app.finalized and app.autofinalize:  # or tasks that have been declared are not known yet
+            app.finalize(auto=True)
+        task = None if options.get("task_type") is not None else app._tasks.get(name)  # noqa: SLF001  finalized above
         if task is None or not _is_checked(task):
             return send(name, *given, **options)
         bound = parameters.bind(name, *given, **options).arguments
@@ -54,6 +58,21 @@ def check_sending_by_name(app: Celery) -> None:
 
     setattr(send_task, CHECKS_BY_NAME, True)
     app.send_task = send_task
+
+
+def leave_sending_alone(app: Celery) -> None:
+    """Give Celery's own ``send_task`` back to an app that has been finalized and has no job to be checked."""
+    if any(map(_is_checked, app._tasks.values())):  # noqa: SLF001  it is being finalized
+        return
+    ours = vars(app).get("send_task")
+    own = getattr(ours, "__wrapped__", None)
+    if not hasattr(ours, CHECKS_BY_NAME) or hasattr(own, CHECKS_BY_NAME):  # a tool has wrapped ours
+        return
+    _checked.discard(app)
+    if getattr(own, "__func__", None) is type(app).send_task:
+        del app.send_task
+    else:
+        app.send_task = own
 
 
 def _is_checked(task: Any) -> bool:

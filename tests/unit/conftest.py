@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from celery import Celery, _state
+from celery.app import builtins
 from hypothesis import HealthCheck, settings
 
 from celery_laravel import clock, install
@@ -25,7 +26,8 @@ settings.load_profile("unhurried")
 @pytest.fixture(autouse=True)
 def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tasks of one test from the apps of another: Celery shares them among all apps of a process."""
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    celerys = {add for add in _state._on_app_finalizers if add.__module__ == builtins.__name__}
+    monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery.beat import ScheduleEntry, Scheduler
 from kombu.exceptions import EncodeError
 
 from celery_laravel import (
@@ -235,43 +234,6 @@ def test_a_dispatch_waits_for_one_call_of_the_store_and_a_suppressed_one_too(app
 def test_with_unique_for_a_dispatch_makes_one_call(app: Celery, calls: list[str]) -> None:
     job(app, unique_for=60).delay()
     assert calls == ["locks.acquire"]
-
-
-def test_send_task_by_a_known_name_is_checked(app: Celery, worker: Worker) -> None:
-    task = job(app, unique_id="value")
-    first = app.send_task("job", (1,))
-    assert not first.suppressed
-    assert app.send_task("job", kwargs={"value": 1}, countdown=5).id == first.id
-    assert task.delay(1).suppressed
-    assert app.signature("job", args=(1,)).apply_async().suppressed
-    assert not app.send_task("job", (2,)).suppressed
-    worker.work_until_idle()
-    assert task.ran == [1, 2]
-
-
-def test_send_task_of_other_names_is_celerys_own(app: Celery, worker: Worker) -> None:
-    job(app)
-    app.send_task("elsewhere", (1,), queue=app.main, headers={"mine": 1})
-    [message] = worker.messages()
-    assert message.headers["task"] == "elsewhere"
-    assert message.headers["mine"] == 1
-
-
-def test_an_app_without_such_jobs_keeps_celerys_send_task(app: Celery) -> None:
-    job(app, unique=False)
-    assert "send_task" not in vars(app)
-
-
-def test_beat_entries_by_name_are_checked(app: Celery, worker: Worker) -> None:
-    task = job(app, unique_id="value")
-    scheduler = Scheduler(app, lazy=True)
-    results = [
-        scheduler.apply_async(ScheduleEntry("entry", "job", schedule=60, args=(1,), app=app), advance=False)
-        for _ in range(2)
-    ]
-    assert [result.suppressed for result in results] == [False, True]
-    worker.work_until_idle()
-    assert task.ran == [1]
 
 
 def test_a_step_of_a_chain_with_catch_is_skipped_and_the_chain_goes_on(app: Celery, worker: Worker) -> None:
