@@ -10,6 +10,7 @@ from celery import bootsteps
 from celery.bin.base import CeleryOption
 
 from celery_laravel.worker.defaults import defaults_of, timeout_of
+from celery_laravel.worker.misspelt_keys import warn_of_misspelt_keys
 from celery_laravel.worker.time_limits import limiter_of
 from celery_laravel.worker.visibility_timeout import warn_of_long_jobs
 
@@ -85,8 +86,9 @@ class AttemptOptions(bootsteps.StartStopStep):
             self._is_enforced = defaults.limit_time is not None
 
     def start(self, worker: Any) -> None:
-        """Warn of timeouts that this worker's pool cannot enforce, and of those that its broker does not wait for."""
+        """Warn of timeouts that pool or broker do not keep to, and of keys that seem to be misspelt."""
         warn_of_long_jobs(self.app)
+        warn_of_misspelt_keys(self.app)
         if self._is_enforced:
             return
         defaults = defaults_of(self.app)

@@ -101,7 +101,7 @@ class ThrottlesExceptions(Intervening):
         self._decay = seconds_in(_ME, "decay", decay)
         if self._decay == 0:
             raise wrong(_ME, "decay", "above 0 seconds", decay)
-        self._by = by
+        self.by = by
         self._by_job = by_job
         self._backoff = seconds_in(_ME, "backoff", backoff)
         self._when = None if when is None else _matcher("when", when)
@@ -117,7 +117,7 @@ class ThrottlesExceptions(Intervening):
         """
         if self._by_job:
             return f"job:{job.request.id}"
-        return f"task:{job.name}" if self._by is None else f"by:{key_of(self._by, job)}"
+        return f"task:{job.name}" if self.by is None else f"by:{key_of(self.by, job)}"
 
     def __call__(self, job: Any, next: Callable[[Any], Any]) -> Any:  # noqa: A002  the word the documentation uses
         """Go on unless too much has failed, and put the job back when it fails."""
@@ -168,7 +168,7 @@ class ThrottlesExceptions(Intervening):
             logger.error("Job %s (%s) raised, and is throttled by %r", job.request.id, job.name, self, exc_info=error)
 
     def __repr__(self) -> str:
-        key = ", by_job=True" if self._by_job else "" if self._by is None else f", by={self._by!r}"
+        key = ", by_job=True" if self._by_job else "" if self.by is None else f", by={self.by!r}"
         return f"ThrottlesExceptions({self._max_attempts}, decay={self._decay:g}{key})"
 
 

@@ -86,7 +86,7 @@ class WithoutOverlapping(Intervening):
             )
         if not isinstance(prefix, str):
             raise wrong(_ME, "prefix", "a string", prefix)
-        self._by = by
+        self.by = by
         self._release_after = after if release else None
         self._expire_after = None if expiry is None else timedelta(seconds=expiry)
         self._is_shared = shared
@@ -99,7 +99,7 @@ class WithoutOverlapping(Intervening):
         Raises:
             TypeError: What ``by`` gives cannot be a key.
         """
-        key = key_of(self._by, job)
+        key = key_of(self.by, job)
         if not self._is_shared:
             key = f"{job.name}:{key}" if key else job.name
         return shortened(self._prefix + key, _LONGEST_KEY)
@@ -143,6 +143,6 @@ class WithoutOverlapping(Intervening):
             "prefix": (self._prefix, PREFIX),
             "count_attempt": (self._count_attempt, None),
         }
-        given = [repr(self._by)] if self._by != "" else []
+        given = [repr(self.by)] if self.by != "" else []
         given += [f"{name}={value!r}" for name, (value, default) in options.items() if value != default]
         return f"WithoutOverlapping({', '.join(given)})"
