@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.durations import is_duration
+from celery_laravel.message.functions import is_async
 from celery_laravel.message.unique_options import UNIQUE_CHECKS, UNIQUE_OPTIONS, refuse_unique_contradictions
 
 if TYPE_CHECKING:
@@ -222,6 +223,8 @@ def _is_middleware(value: Any) -> bool:
 
 
 def _takes_job_and_next(layer: Any) -> bool:
+    if is_async(layer):
+        return False
     try:
         inspect.signature(layer).bind(None, None)
     except TypeError:
@@ -251,9 +254,15 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fail_on_timeout": (lambda v: isinstance(v, bool), "True or False"),
     "middleware": (
         _is_middleware,
-        "a sequence of callables (job, next), instances and not classes, or a function (task, *args, **kwargs)",
+        (
+            "a sequence of callables (job, next), instances and not classes nor async, "
+            "or a function (task, *args, **kwargs)"
+        ),
     ),
-    "failed": (callable, "a function (task, exc, *args, **kwargs)"),
+    "failed": (
+        lambda v: callable(v) and not is_async(v),
+        "a function (task, exc, *args, **kwargs), not an async one",
+    ),
     "tags": (
         lambda v: (
             callable(v) or (isinstance(v, Sequence) and not isinstance(v, str) and all(isinstance(t, str) for t in v))

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.message.functions import is_async
 from celery_laravel.middleware.keys import key_of
 
 
@@ -33,12 +34,23 @@ def check_flags(whose: str, **flags: Any) -> None:
             raise wrong(whose, option, "True, False or None" if may_be_none else "True or False", value)
 
 
+def refuse_async(whose: str, option: str, value: Any) -> None:
+    """Refuse an async function where a plain one is called.
+
+    Raises:
+        ConfigurationError: What it gives would never be awaited, and would pass for True.
+    """
+    if is_async(value):
+        raise wrong(whose, option, "a plain function, not an async one, as jobs run outside of an event loop", value)
+
+
 def check_by(whose: str, by: Any) -> None:
-    """Refuse a ``by`` that is no callable and cannot be a key.
+    """Refuse a ``by`` that is no callable and cannot be a key, or is an async function.
 
     Raises:
         ConfigurationError: Its text may differ from process to process.
     """
+    refuse_async(whose, "by", by)
     if callable(by):
         return
     try:

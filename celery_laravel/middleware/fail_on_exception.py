@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_laravel.message.functions import is_async
 from celery_laravel.middleware.intervention import Intervening, intervene
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class FailOnException(Intervening):
                 "FailOnException needs an exception type or a predicate, such as FailOnException(ValueError)."
             )
         for item in matching:
-            if not (issubclass(item, BaseException) if isinstance(item, type) else callable(item)):
-                msg = f"FailOnException: {item!r} is neither an exception type nor a predicate."
+            if not _can_match(item):
+                msg = f"FailOnException: {item!r} is neither an exception type nor a plain predicate."
                 raise TypeError(f"{msg} Give several one by one, as in FailOnException(ValueError, KeyError).")
         self._matching = matching
 
@@ -49,3 +50,7 @@ class FailOnException(Intervening):
 
 def _matches(error: Exception, item: Any) -> bool:
     return isinstance(error, item) if isinstance(item, type) else bool(item(error))
+
+
+def _can_match(item: Any) -> bool:
+    return issubclass(item, BaseException) if isinstance(item, type) else callable(item) and not is_async(item)

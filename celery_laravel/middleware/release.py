@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.middleware.checks import seconds_in
+from celery_laravel.middleware.checks import refuse_async, seconds_in
 from celery_laravel.middleware.conditions import holds
 from celery_laravel.middleware.intervention import Intervening, intervene
 
@@ -23,10 +23,11 @@ class Release(Intervening):
         def pick(order_id): ...
 
     Raises:
-        ConfigurationError: The delay is negative or no duration.
+        ConfigurationError: The delay is negative or no duration, or the condition an async function.
     """
 
     def __init__(self, condition: Any, delay: float | timedelta = 0, *, expected: bool = True) -> None:
+        refuse_async("Release", "the condition", condition)
         self._condition = condition
         self._delay = seconds_in("Release", "delay", delay)
         self._expected = expected

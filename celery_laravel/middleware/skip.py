@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_laravel.middleware.checks import refuse_async
 from celery_laravel.middleware.conditions import holds
 from celery_laravel.middleware.intervention import Intervening, intervene
 
@@ -20,9 +21,13 @@ class Skip(Intervening):
 
         @app.task(middleware=[Skip.when(lambda job: is_holiday(job.arguments["day"]))])
         def open_shop(day): ...
+
+    Raises:
+        ConfigurationError: The condition is an async function.
     """
 
     def __init__(self, condition: Any, *, expected: bool = True) -> None:
+        refuse_async("Skip", "the condition", condition)
         self._condition = condition
         self._expected = expected
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel.errors import ConfigurationError, StoreUnavailableError
-from celery_laravel.middleware.checks import check_by, check_flags, seconds_in, wrong
+from celery_laravel.middleware.checks import check_by, check_flags, refuse_async, seconds_in, wrong
 from celery_laravel.middleware.intervention import Intervening, intervene
 from celery_laravel.middleware.keys import key_of
 from celery_laravel.middleware.limits.limit import is_count
@@ -97,6 +97,7 @@ class ThrottlesExceptions(Intervening):
             raise ConfigurationError(f"ThrottlesExceptions: by = {by!r} and by_job contradict each other. Keep one.")
         if report is not None and not isinstance(report, bool) and not callable(report):
             raise wrong(_ME, "report", "True, False or a callable of the exception", report)
+        refuse_async(_ME, "report", report)
         self._max_attempts = max_attempts
         self._decay = seconds_in(_ME, "decay", decay)
         if self._decay == 0:
@@ -192,6 +193,7 @@ def _clear(job: Any, limits: LimitStore, key: str) -> None:
 
 def _matcher(option: str, matching: Any) -> Callable[[BaseException], bool]:
     """A predicate of exceptions, made of a type, several types, or a predicate."""
+    refuse_async(_ME, option, matching)
     types = (matching,) if isinstance(matching, type) else matching
     if callable(types):
         return lambda error: bool(types(error))

@@ -18,6 +18,7 @@ from celery_laravel.attempt.retry_policy import Counts, Limits, backoff_delay, d
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.errors import ConfigurationError, InvalidMessageError, JobTimedOutError, MaxAttemptsExceededError
 from celery_laravel.message.durations import in_seconds, is_seconds
+from celery_laravel.message.functions import is_async
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.middleware.intervention import telling
 from celery_laravel.middleware.pipeline import send_through
@@ -231,11 +232,15 @@ def _middleware(task: Any, options: JobOptions, args: tuple[Any, ...], kwargs: d
     found = middleware(task, *args, **kwargs)
     if found is None:
         return ()
-    if not isinstance(found, (list, tuple)) or not all(callable(it) and not isinstance(it, type) for it in found):
-        wanted = "it must return a list of callables (job, next), instances and not classes"
+    if not isinstance(found, (list, tuple)) or not all(map(_is_layer, found)):
+        wanted = "it must return a list of callables (job, next), instances and not classes nor async"
         msg = f"Task {task.name!r}: middleware() returned {found!r}; {wanted}."
         raise ConfigurationError(msg)
     return found
+
+
+def _is_layer(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not is_async(value)
 
 
 def _read(request: Any) -> tuple[Header, Exception | None]:

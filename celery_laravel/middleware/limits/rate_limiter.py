@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_laravel.errors import ConfigurationError, LimiterError, StoreUnavailableError
+from celery_laravel.middleware.checks import refuse_async
 from celery_laravel.middleware.keys import key_text
 from celery_laravel.middleware.limits.limit import Limit
 from celery_laravel.stores.factory import store_of
@@ -79,7 +80,7 @@ class RateLimiter:
 
         Raises:
             ConfigurationError: The name is no text of 1 to 200 characters, or
-                the callback is neither callable nor limits.
+                the callback is neither callable nor limits, or an async function.
         """
         if not is_name(name):
             raise ConfigurationError(
@@ -87,6 +88,7 @@ class RateLimiter:
             )
         if callback is None:
             return lambda function: (cls.define(name, function), function)[1]
+        refuse_async(f"RateLimiter.define({name!r})", "the callback", callback)
         _definitions[name] = callback if callable(callback) else _checked(name, callback)
         return None
 

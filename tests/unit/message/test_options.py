@@ -20,6 +20,10 @@ def nothing(*args: Any, **kwargs: Any) -> None:
     """Be any function."""
 
 
+async def later(*args: Any, **kwargs: Any) -> None:
+    """Be a function that nobody awaits."""
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -55,7 +59,9 @@ def nothing(*args: Any, **kwargs: Any) -> None:
         ("middleware", WithoutOverlapping()),
         ("middleware", [WithoutOverlapping]),
         ("middleware", WithoutOverlapping),
+        ("middleware", [later]),
         ("failed", "hook"),
+        ("failed", later),
         ("tags", "one"),
         ("tags", [1]),
     ],

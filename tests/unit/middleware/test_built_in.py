@@ -132,6 +132,10 @@ def test_a_job_that_need_not_wait_is_not_released(app: Celery, ran: list[Any]) -
     assert ran == [1]
 
 
+async def later(*_: Any) -> bool:
+    return True
+
+
 @pytest.mark.parametrize("delay", [-1, "soon", float("nan"), timedelta(seconds=-1)])
 def test_a_release_refuses_a_delay_that_is_none(delay: Any) -> None:
     with pytest.raises(ValueError, match="delay must be seconds or a timedelta"):
@@ -162,13 +166,21 @@ def test_a_matching_exception_fails_the_job_whatever_tries_allows(
     assert ran == list(range(1, attempts + 1))
 
 
-@pytest.mark.parametrize("matching", [(), ("ValueError",), (int,), (ValueError, 3), ([ValueError, KeyError],)])
+@pytest.mark.parametrize(
+    "matching", [(), ("ValueError",), (int,), (ValueError, 3), ([ValueError, KeyError],), (later,)]
+)
 def test_what_is_neither_a_type_nor_a_predicate_is_refused(matching: Any) -> None:
     with pytest.raises(TypeError, match="FailOnException"):
         FailOnException(*matching)
 
 
-@pytest.mark.parametrize("returned", [[WithoutOverlapping], WithoutOverlapping(), [1], "log"])
+@pytest.mark.parametrize("make", [Skip.when, Skip.unless, Release.when, Release.unless])
+def test_an_async_condition_is_refused_as_it_would_always_hold(make: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the condition must be a plain function, not an async one"):
+        make(later)
+
+
+@pytest.mark.parametrize("returned", [[WithoutOverlapping], WithoutOverlapping(), [1], "log", [later]])
 def test_what_a_method_returns_has_to_be_a_list_of_middleware(app: Celery, ran: list[Any], returned: Any) -> None:
     """A class would be called with the job and the next step, and be taken for a middleware that skips."""
 

@@ -279,6 +279,9 @@ def test_a_store_that_is_gone_after_the_code_changes_no_outcome(
     assert "gone" in caplog.text
 
 
+async def later(_: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -295,6 +298,10 @@ def test_a_store_that_is_gone_after_the_code_changes_no_outcome(
         ({"fail_when": False}, "fail_when must be"),
         ({"report": "yes"}, "report must be"),
         ({"by_job": "order"}, "by_job must be True or False; it is 'order'"),
+        ({"when": later}, "when must be a plain function, not an async one"),
+        ({"fail_when": later}, "fail_when must be a plain function"),
+        ({"report": later}, "report must be a plain function"),
+        ({"by": later}, "by must be a plain function"),
         ({"by": object()}, "by = <object object at .*cannot be a key"),
     ],
 )

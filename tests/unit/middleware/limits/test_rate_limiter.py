@@ -102,6 +102,13 @@ def test_what_can_never_be_a_limit_is_refused_when_it_is_defined(callback: Any) 
         RateLimiter.define("search", callback)
 
 
+def test_an_async_definition_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ConfigurationError, match=r"define\('search'\): the callback must be a plain function"):
+
+        @RateLimiter.define("search")
+        async def search(_: Any) -> Any: ...
+
+
 def test_what_is_no_app_is_refused() -> None:
     with pytest.raises(TypeError, match="that is no Celery app"):
         RateLimiter.for_app("shop")
