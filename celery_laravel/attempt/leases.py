@@ -164,13 +164,15 @@ class LeaseKeeper:
         for store, owners, attempts in self._due():
             try:
                 renew(store, owners, self._begun(attempts))
-            except Exception:
+            except Exception as error:
                 all_answered = False
                 if not is_failing:
-                    logger.exception(
-                        "The leases of %s running jobs could not be renewed in %s",
+                    logger.error(  # noqa: TRY400  an outage has no traceback
+                        "The leases of %s running jobs could not be renewed in %s: %s",
                         len({*owners, *attempts.values()}),
                         store.url,
+                        error,
+                        exc_info=None if isinstance(error, StoreUnavailableError) else error,
                     )
         if is_failing and all_answered:
             logger.warning("Leases are renewed again")

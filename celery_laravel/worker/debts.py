@@ -173,33 +173,40 @@ class Debts:
                 continue
 
     def _insist(self, debt: Debt, request: Any, deadline: float, *, gives_up: bool) -> Payment:
-        pause = _SHORTEST_PAUSE
+        pause, is_told = _SHORTEST_PAUSE, False
         while True:
             try:
                 self.pay(debt)
             except _OUTAGES as error:
                 if time.monotonic() >= deadline:
-                    if self._hand_over(debt, request, error):
+                    if self._hand_over(debt, request, error, is_told=is_told):
                         return Payment.KEPT
                     if gives_up:
                         return Payment.OWED
+                    is_told = True
             else:
+                if is_told:
+                    logger.warning("The end of job %s (%s) is written down now", debt.job_id, debt.task)
                 return Payment.PAID
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _hand_over(self, debt: Debt, request: Any, error: Exception) -> bool:
+    def _hand_over(self, debt: Debt, request: Any, error: Exception, *, is_told: bool) -> bool:
+        """Give a debt to the broker; a broker that is away is told of once, as the caller may ask it for hours."""
         try:
             self._app.tasks[SETTLE].apply_async((debt.encode(),), **delivery_options(request))
         except SoftTimeLimitExceeded:
             raise
-        except Exception:
-            logger.exception(
-                "Job %s (%s) has ended, and neither the store (%s) nor the broker takes note of it",
-                debt.job_id,
-                debt.task,
-                error,
-            )
+        except Exception as refusal:
+            if not is_told:
+                logger.error(  # noqa: TRY400  an outage has no traceback
+                    "Job %s (%s) has ended, and neither the store (%s) nor the broker (%s) takes note of it",
+                    debt.job_id,
+                    debt.task,
+                    error,
+                    refusal,
+                    exc_info=None if isinstance(refusal, OperationalError) else refusal,
+                )
             return False
         logger.error(
             "Job %s (%s) has ended; the broker keeps that until the store is back: %s", debt.job_id, debt.task, error

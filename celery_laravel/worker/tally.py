@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.threads import background
 
 if TYPE_CHECKING:
@@ -59,11 +60,21 @@ class Tally:
         self._count_waiting()
 
     def _run(self) -> None:
+        is_failing = False
         while not self._is_over.wait(INTERVAL):
             try:
                 self._count_waiting()
-            except Exception:
-                logger.exception("Members of batch %s could not be counted; they will be tried again", self._name)
+            except Exception as error:
+                if not is_failing:
+                    logger.error(  # noqa: TRY400  an outage has no traceback
+                        "Members of batch %s could not be counted; they will be tried again: %s",
+                        self._name,
+                        error,
+                        exc_info=None if isinstance(error, StoreUnavailableError) else error,
+                    )
+                is_failing = True
+            else:
+                is_failing = False
 
     def _count_waiting(self) -> None:
         with self._counting:

@@ -110,10 +110,20 @@ def no_broker(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def test_where_neither_answers_both_are_tried_until_one_does(app: Celery, paying: Any, no_broker: list[int]) -> None:
+def test_where_neither_answers_both_are_tried_until_one_does(
+    app: Celery, paying: Any, no_broker: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is told once when it begins and once when it is over: an outage may be long, and meet many jobs."""
     tried = paying(*[AWAY] * 5)
     assert pay(app, patience=0) is Payment.PAID
     assert (len(tried), len(no_broker)) == (6, 5)
+    said = [record for record in caplog.records if record.name == debts.logger.name]
+    assert [record.levelname for record in said] == ["ERROR", "WARNING"]
+    assert said[0].getMessage() == (
+        f"Job job (task) has ended, and neither the store ({AWAY}) nor the broker (no broker) takes note of it"
+    )
+    assert said[0].exc_info is None, "the message says it all"
+    assert said[1].getMessage() == "The end of job job (task) is written down now"
 
 
 def test_who_may_not_wait_tries_each_once(
