@@ -180,6 +180,9 @@ class InvalidMessageError(CeleryLaravelError):
     """A message's ``laravel`` header cannot be read: it is damaged, or of a version this library does not know."""
 
 
+_SAID_BY = "It is laravel_store's, unless a task's unique_via or laravel_failed_store says so."
+
+
 class StoreUnavailableError(CeleryLaravelError):
     """The store did not answer. The change may or may not have been made.
 
@@ -194,4 +197,4 @@ class StoreUnavailableError(CeleryLaravelError):
 
     def __str__(self) -> str:
         because = f" ({self.reason})" if self.reason is not None else ""
-        return f"Cannot reach the store at {self.url}{because}. Is it running, and is 'laravel_store' right?"
+        return f"Cannot reach the store at {self.url}{because}. Is it running, and is its URL right? {_SAID_BY}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Ignore, Reject, Retry
+
 from celery_laravel.message.functions import is_async
 from celery_laravel.middleware.intervention import Intervening, intervene
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 class FailOnException(Intervening):
     """Fail the job at once, whatever ``tries`` still allows, when its code raises one of these.
 
-    Each argument is an exception type or a predicate of the exception.
+    Each argument is an exception type or a predicate of the exception. Celery's
+    own ``Retry``, ``Ignore`` and ``Reject`` match nothing.
 
         @app.task(tries=5, middleware=[FailOnException(PermissionError, lambda exc: "gone" in str(exc))])
         def fetch(url): ...
@@ -38,6 +41,8 @@ class FailOnException(Intervening):
         """Go on, and fail the job for good on a matching exception."""
         try:
             return next(job)
+        except (Retry, Ignore, Reject):  # exceptions in name only, which Celery acts upon
+            raise
         except Exception as error:
             if any(_matches(error, item) for item in self._matching):
                 intervene(job, self, "failed", detail=repr(error))

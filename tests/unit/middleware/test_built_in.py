@@ -174,6 +174,18 @@ def test_what_is_neither_a_type_nor_a_predicate_is_refused(matching: Any) -> Non
         FailOnException(*matching)
 
 
+def test_celerys_own_retry_is_no_exception_to_fail_on(app: Celery, ran: list[Any], caplog: Any) -> None:
+    @app.task(bind=True, max_retries=1, default_retry_delay=0, middleware=[FailOnException(Exception)])
+    def job(self: Any) -> None:
+        ran.append(self.request.retries)
+        if not self.request.retries:
+            raise self.retry()
+
+    with caplog.at_level(logging.DEBUG, "celery_laravel.middleware"):
+        assert job.delay().state == "SUCCESS"
+    assert (ran, caplog.messages) == ([0, 1], [])
+
+
 @pytest.mark.parametrize("make", [Skip.when, Skip.unless, Release.when, Release.unless])
 def test_an_async_condition_is_refused_as_it_would_always_hold(make: Any) -> None:
     with pytest.raises(ConfigurationError, match="the condition must be a plain function, not an async one"):
