@@ -19,6 +19,7 @@ from kombu.serialization import loads, registry
 
 from celery_laravel import clock, events
 from celery_laravel.attempt.deadline import deadline_of
+from celery_laravel.attempt.storing import keep_from_storing
 from celery_laravel.dispatch.connections import send_through
 from celery_laravel.message.canvas import change_headers, members_of
 from celery_laravel.message.header import next_round, read_header, with_header
@@ -133,7 +134,7 @@ def retry_failed_job(app: Celery, job: FailedJob) -> bool:
         raise
     _remove(app, job, owner)
     if is_failing_here:  # called by a receiver of its `job_failed`: Celery is to store nothing over the new state
-        get_current_task().request.ignore_result = True
+        keep_from_storing(get_current_task().request)
     return True
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from celery import Task
-
 from celery_laravel.attempt.outcome import Released
 from celery_laravel.attempt.ownership import owner_of
 from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RUNNING, RunningJob, bind_arguments
+from celery_laravel.attempt.storing import QuietTask
 from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.members import as_signature
 from celery_laravel.errors import ManuallyFailedError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
-class SpeakingJob(Task):
+class SpeakingJob(QuietTask):
     """A task that knows its attempt while it runs. What it says takes effect when the attempt ends."""
 
     abstract = True

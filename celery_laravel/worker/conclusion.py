@@ -19,11 +19,12 @@ from celery_laravel import events
 from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
 from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RunningJob
+from celery_laravel.attempt.storing import keep_from_storing
 from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.message.header import Header, read_header
 from celery_laravel.message.resend import resend, send_again
 from celery_laravel.middleware.intervention import reason_of_release
-from celery_laravel.worker.results import keep_from_storing, store_retry
+from celery_laravel.worker.results import store_retry
 
 if TYPE_CHECKING:
     from celery_laravel.worker.settlement import Settlement
@@ -141,7 +142,8 @@ def _release(  # noqa: PLR0917  the parts of one attempt
         settlement.failed(task, request, running, unsent, *arguments)
         return unsent
     settlement.put_back(running)
-    keep_from_storing(request, running)
+    if running.is_retry_stored:
+        keep_from_storing(request)
     args, kwargs = arguments
     events.send(events.job_released, task, task_id=running.id, args=args, kwargs=kwargs, delay=outcome.delay)
     reason = None if outcome.error else reason_of_release(running, outcome.delay)
@@ -167,7 +169,8 @@ def _pass_on(  # noqa: PLR0917  the parts of one attempt
     if isinstance(signal, Retry):
         if not request.is_eager:
             settlement.put_back(running)
-            keep_from_storing(request, running)
+            if running.is_retry_stored:
+                keep_from_storing(request)
             settlement.released(running, Released(0.0, counts=False))
     elif isinstance(signal, Reject):
         if signal.requeue:

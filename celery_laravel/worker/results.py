@@ -7,7 +7,6 @@ import traceback
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from celery import VERSION
 from celery.backends.base import DisabledBackend
 from celery.states import SUCCESS
 from celery.utils.time import maybe_iso8601
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from celery_laravel.attempt.running_job import RunningJob
 
 logger = logging.getLogger(__name__)
-
-CAN_BE_KEPT_FROM_STORING = VERSION[:2] >= (5, 6)
-"""Whether Celery goes by what a message says about its result, and not by its task alone."""
 
 _TOLERANCE = 1.0
 """Seconds by which a result may seem to be older than it is: MySQL keeps whole ones."""
@@ -74,9 +70,9 @@ def store_retry(task: Any, request: Any, running: RunningJob, error: Any) -> Non
 
     By then another worker may have run the job to its end, and what is stored
     of that would be overwritten. A result backend that fails keeps no job from
-    going back; that is logged. Celery 5.5 cannot be kept from doing it, and does.
+    going back; that is logged.
     """
-    if not CAN_BE_KEPT_FROM_STORING or request.is_eager or ignores_result(task, request):
+    if request.is_eager or ignores_result(task, request):
         return
     running.is_retry_stored = True
     lines = None
@@ -88,12 +84,3 @@ def store_retry(task: Any, request: Any, running: RunningJob, error: Any) -> Non
         task.backend.mark_as_retry(request.id, error, lines, request=request)
     except Exception:
         logger.exception("Of job %s (%s) it could not be stored that it is put back", request.id, task.name)
-
-
-def keep_from_storing(request: Any, running: RunningJob) -> None:
-    """Have Celery store nothing more of a message whose job is on its way again, if its state has been stored.
-
-    Everything else that Celery does about a retry it does as ever.
-    """
-    if running.is_retry_stored:
-        request.ignore_result = True

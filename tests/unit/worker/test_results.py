@@ -12,19 +12,12 @@ from celery.signals import after_task_publish, task_retry
 from celery.states import FAILURE, RETRY, SUCCESS
 from celery.utils import uuid
 
-from celery_laravel.worker.results import CAN_BE_KEPT_FROM_STORING
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery import Celery
 
-pytestmark = [
-    pytest.mark.matrix,
-    pytest.mark.skipif(
-        not CAN_BE_KEPT_FROM_STORING, reason="needs Celery 5.6, as 5.5 stores it whatever a message says"
-    ),
-]
+pytestmark = pytest.mark.matrix
 
 WAYS: dict[str, Callable[[Any], Any]] = {
     "released": lambda job: job.release(),
