@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from tests.chaos import ledger
 from tests.chaos.ledger import Entry
+from tests.chaos.own_servers import OwnServer, own_server
 from tests.chaos.stage import VISIBILITY, Stage
 from tests.chaos.sweep import Sweep
 
@@ -112,6 +114,8 @@ def make_stage(server_url: Callable[[str], str], tmp_path_factory: pytest.TempPa
         }
         if broker == "sqlite":
             conf = {"broker_transport_options": {"visibility_timeout": VISIBILITY}, **conf}
+        elif broker.startswith("amqp"):  # one that is stopped: what it has not confirmed it may lose
+            conf = {"broker_transport_options": {"confirm_publish": True}, **conf}
         stage = Stage(places, conf)
         if hasattr(stage.store, "migrate"):
             stage.store.migrate()
@@ -121,6 +125,20 @@ def make_stage(server_url: Callable[[str], str], tmp_path_factory: pytest.TempPa
     yield make
     for stage in stages:
         stage.close()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], OwnServer]]:
+    """A function from a kind to a server of this module's own."""
+    servers: dict[str, OwnServer] = {}
+    with ExitStack() as closing:
+
+        def of(kind: str) -> OwnServer:
+            if kind not in servers:
+                servers[kind] = closing.enter_context(own_server(kind, tmp_path_factory.mktemp(kind)))
+            return servers[kind]
+
+        yield of
 
 
 PLACES = [

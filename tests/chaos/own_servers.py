@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
 KEEPS_ALL = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
-STOPS = {"redis": signal.SIGKILL, "postgresql": signal.SIGQUIT, "mariadb": signal.SIGTERM}
-"""The second is what ``pg_ctl stop -m immediate`` sends: nobody is waited for, and nothing is put in order."""
+STOPS = {
+    "redis": signal.SIGKILL,
+    "rabbitmq": signal.SIGKILL,
+    "postgresql": signal.SIGQUIT,  # what `pg_ctl stop -m immediate` sends: nobody is waited for
+    "mariadb": signal.SIGTERM,
+}
 
 
 class OwnServer:
@@ -44,7 +48,7 @@ class OwnServer:
     @property
     def broker_url(self) -> str:
         """Where it is as a broker; the tables that this takes are made."""
-        if self.kind == "redis":
+        if self.kind in {"redis", "rabbitmq"}:
             return self.url
         migrate(BrokerOptions(self.url))
         return f"database+{self.url}"

@@ -102,8 +102,9 @@ class Stage:
         names = [worker.name for worker in self.workers if worker.is_running]
         if self.places["broker"].startswith("redis"):
             return True
-        inspect = self.app.control.inspect(names, timeout=5, limit=len(names))
-        states = [getattr(inspect, state)() for state in ("active", "reserved", "scheduled")]
+        with self.app.connection_for_write() as connection:  # not a pooled one, which the server may have left
+            inspect = self.app.control.inspect(names, timeout=5, limit=len(names), connection=connection)
+            states = [getattr(inspect, state)() for state in ("active", "reserved", "scheduled")]
         return all(set(state or ()) == set(names) and not any((state or {}).values()) for state in states)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +15,6 @@ from celery_laravel.dispatch import unique
 from celery_laravel.testing.processes import wait_until
 from tests.chaos.conftest import STAGES
 from tests.chaos.load import COUNTED, Load
-from tests.chaos.own_servers import OwnServer, own_server
 from tests.chaos.test_batches import Watched
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.chaos.ledger import Entry
+    from tests.chaos.own_servers import OwnServer
     from tests.chaos.stage import Stage
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(400)]
@@ -37,20 +36,6 @@ LONGEST_SHUTDOWN = 45.0
 MINUTE = 60.0
 SHORT = 3
 """Seconds of an outage in the suite's short form."""
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], OwnServer]]:
-    """A function from a kind to a server of this module's own."""
-    servers: dict[str, OwnServer] = {}
-    with ExitStack() as closing:
-
-        def of(kind: str) -> OwnServer:
-            if kind not in servers:
-                servers[kind] = closing.enter_context(own_server(kind, tmp_path_factory.mktemp(kind)))
-            return servers[kind]
-
-        yield of
 
 
 @pytest.fixture
@@ -165,7 +150,9 @@ def test_a_minute_without_the_store(begin: Any, entry: Entry, rng: random.Random
 
 BROKERS = [
     pytest.param("redis", id="redis-redis"),
+    pytest.param("rabbitmq", marks=pytest.mark.rabbitmq, id="rabbitmq-redis"),
     pytest.param("postgresql", marks=pytest.mark.postgresql, id="database-redis"),
+    pytest.param("mariadb", marks=pytest.mark.mariadb, id="mariadb-redis"),
 ]
 
 

@@ -23,36 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from celery_laravel.testing.processes import ManagedProcess
     from tests.chaos.ledger import Entry
+    from tests.chaos.own_servers import OwnServer
     from tests.chaos.stage import Stage
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(300)]
-
-KEEPS_ALL = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
-
-
-@pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ManagedProcess]]:
-    """A Redis server of this module's own, which keeps everything on disk."""
-    port = free_port()
-    try:
-        process = redis_server(tmp_path_factory.mktemp("own-redis"), port, KEEPS_ALL)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    process.start()
-    process.wait_for_log("Ready to accept connections")
-    yield f"redis://127.0.0.1:{port}/0", process
-    process.stop()
-
-
-def stop_for(process: ManagedProcess, seconds: float, entry: Entry) -> None:
-    """Stop a server, and start it again after so many seconds."""
-    process.stop()
-    entry.fault(f"server stopped for {seconds:.0f} s")
-    time.sleep(seconds)
-    process.start()
-    process.wait_for_log("Ready to accept connections")
 
 
 def load(stage: Stage) -> tuple[str, list[str], str]:
@@ -87,41 +62,58 @@ def expect_all(stage: Stage, entry: Entry, key: str, names: list[str], lock: str
 
 
 def expect_all_through_a_stop(
-    stage: Stage, server: ManagedProcess, entry: Entry, rng: random.Random, lengths: Sequence[float]
+    stage: Stage, server: OwnServer, entry: Entry, rng: random.Random, lengths: Sequence[float]
 ) -> None:
     """Stop a server at a random moment of work, for one of these lengths in seconds: nothing is lost or doubled."""
     stage.start()
     key, names, lock = load(stage)
     time.sleep(rng.uniform(0, 1))  # a random moment is the point
-    stop_for(server, rng.choice(lengths), entry)
+    with server.gone(rng.choice(lengths), entry):
+        pass
     expect_all(stage, entry, key, names, lock)
     entry.judge()
 
 
-@pytest.fixture(scope="module")
-def on_own_broker(make_stage: Any, own_redis: tuple[str, ManagedProcess]) -> Stage:
-    return make_stage(f"{own_redis[0]} × redis")  # type: ignore[no-any-return]
+def kinds(*names: str) -> list[Any]:
+    """Kinds of servers, of which the short form takes the first."""
+    marks = [pytest.mark.slow]
+    return [names[0], *(pytest.param(name, marks=[getattr(pytest.mark, name), *marks]) for name in names[1:])]
+
+
+@pytest.fixture(scope="module", params=kinds("redis", "rabbitmq", "postgresql", "mariadb"))
+def own_broker(request: pytest.FixtureRequest, own: Callable[[str], OwnServer]) -> OwnServer:
+    return own(request.param)
 
 
 @pytest.fixture(scope="module")
-def on_own_store(make_stage: Any, own_redis: tuple[str, ManagedProcess]) -> Stage:
-    return make_stage(f"redis × {own_redis[0]}")  # type: ignore[no-any-return]
+def on_own_broker(make_stage: Any, own_broker: OwnServer) -> Stage:
+    return make_stage(f"{own_broker.broker_url} × redis")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module", params=kinds("redis", "postgresql", "mariadb"))
+def own_store(request: pytest.FixtureRequest, own: Callable[[str], OwnServer]) -> OwnServer:
+    return own(request.param)
+
+
+@pytest.fixture(scope="module")
+def on_own_store(make_stage: Any, own_store: OwnServer) -> Stage:
+    return make_stage(f"redis × {own_store.url}")  # type: ignore[no-any-return]
 
 
 @pytest.mark.promise("a job is never lost: the broker stopped and started, with persistence")
 @pytest.mark.short(1)
 def test_a_broker_that_is_restarted_loses_nothing(
-    on_own_broker: Stage, own_redis: tuple[str, ManagedProcess], entry: Entry, rng: random.Random
+    on_own_broker: Stage, own_broker: OwnServer, entry: Entry, rng: random.Random
 ) -> None:
-    expect_all_through_a_stop(on_own_broker, own_redis[1], entry, rng, [0, 1, 3])
+    entry.place = f"{own_broker.kind} × redis"
+    expect_all_through_a_stop(on_own_broker, own_broker, entry, rng, [0, 1, 3])
 
 
 @pytest.mark.promise("a delay is kept across restarts, and the job runs once")
 @pytest.mark.short(1)
-def test_a_delayed_job_runs_once(
-    on_own_broker: Stage, own_redis: tuple[str, ManagedProcess], entry: Entry, rng: random.Random
-) -> None:
+def test_a_delayed_job_runs_once(on_own_broker: Stage, own_broker: OwnServer, entry: Entry, rng: random.Random) -> None:
     """The delay is longer than the broker's visibility timeout, and lasts beyond a restart of everything."""
+    entry.place = f"{own_broker.kind} × redis"
     stage = on_own_broker
     stage.start()
     key, names = str(uuid()), [f"{number}" for number in range(8)]
@@ -131,7 +123,8 @@ def test_a_delayed_job_runs_once(
     time.sleep(rng.uniform(0, 1.5))  # a random moment is the point
     stage.kill()
     entry.fault("worker killed", len(stage.workers))
-    stop_for(own_redis[1], 0, entry)
+    with own_broker.gone(0, entry):
+        pass
     stage.start()
     wait_until(lambda: {step["name"] for step in stage.written(key, "done")} >= set(names), 90)
     stage.wait_until_quiet()
@@ -144,21 +137,24 @@ def test_a_delayed_job_runs_once(
 @pytest.mark.short(1)
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_jobs_wait_for_their_store(
-    on_own_store: Stage, own_redis: tuple[str, ManagedProcess], entry: Entry, rng: random.Random, seconds: float
+    on_own_store: Stage, own_store: OwnServer, entry: Entry, rng: random.Random, seconds: float
 ) -> None:
-    expect_all_through_a_stop(on_own_store, own_redis[1], entry, rng, [seconds])
+    entry.place = f"redis × {own_store.kind}"
+    expect_all_through_a_stop(on_own_store, own_store, entry, rng, [seconds])
 
 
 @pytest.mark.promise("a batch is counted although its store was gone")
 @pytest.mark.short(1)
 def test_a_batch_outlives_an_outage_of_its_store(
-    on_own_store: Stage, own_redis: tuple[str, ManagedProcess], entry: Entry, rng: random.Random
+    on_own_store: Stage, own_store: OwnServer, entry: Entry, rng: random.Random
 ) -> None:
+    entry.place = f"redis × {own_store.kind}"
     stage = on_own_store
     stage.start()
     watched = Watched(stage, [("member3", f"{number}", "return", 0.1) for number in range(16)], is_watched=False)
     time.sleep(rng.uniform(0, 1))  # a random moment is the point
-    stop_for(own_redis[1], rng.choice([1, 5]), entry)
+    with own_store.gone(rng.choice([1, 5]), entry):
+        pass
     try:
         wait_until(lambda: {"then", "finally"} <= set(watched.called()), 90)
     except TimeoutError:

@@ -34,7 +34,7 @@ def descendants() -> set[int]:
 
 def is_running(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:  # ended since it was listed, as PostgreSQL's helpers do
         return False
 
