@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from celery_laravel.worker.request import JobRequest
 
+_NO_PROCESS = 2**31
+"""Ids of processes are below."""
+
 _leaving: dict[JobRequest, float] = {}
 """Requests that Celery counts as over while their process may still live, and since when."""
 
@@ -59,9 +62,17 @@ def gone() -> list[JobRequest]:
     return ended
 
 
+def is_process(pid: int | None) -> bool:
+    """Whether what Celery has for the id of a job's process is one: with greenlets it is an address in memory."""
+    return pid is not None and pid < _NO_PROCESS
+
+
 def is_alive(pid: int | None) -> bool:
-    """Whether a process exists; one that has died counts until its parent has taken note."""
-    if pid is None:
+    """Whether a process exists; one that has died counts until its parent has taken note.
+
+    A greenlet that was told to end has done so: Celery waits for that.
+    """
+    if pid is None or not is_process(pid):
         return False
     try:
         os.kill(pid, 0)

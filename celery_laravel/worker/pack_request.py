@@ -98,7 +98,7 @@ class PackRequest(JobRequest):
         member, since = running
         self._hold_for(member)
         limit = self._limits[member.position][0]
-        is_child = self.worker_pid not in {None, os.getpid()}
+        is_child = leases.is_process(self.worker_pid) and self.worker_pid != os.getpid()
         if limit and is_child and time.monotonic() - since > limit and self._over_limit is None:
             self._over_limit = (member, limit)
             logger.error("Hard time limit (%ss) exceeded for %s[%s]", limit, member.task, member.id)

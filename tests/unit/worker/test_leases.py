@@ -249,6 +249,18 @@ def test_a_terminated_job_keeps_its_locks_until_its_child_is_gone(app: Celery, j
     assert expires_in(app) > 50
 
 
+def test_a_terminated_greenlet_which_has_no_process_keeps_nothing(app: Celery, job: Any) -> None:
+    """In pools of gevent and eventlet, Celery has an address in memory for a process's id."""
+    request = accepted(make_request(job), pid=0x7F12CF297240)
+    hold(app, request.lease_owners[0], ttl=5)
+
+    request._announce_revoked("terminated", True, "SIGTERM", False)
+    step(app).look()
+
+    assert store_of(app).locks.all() == []
+    assert parents._leaving == {}
+
+
 def test_a_process_that_outlives_its_job_does_not_keep_its_locks(
     app: Celery, job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
