@@ -62,6 +62,31 @@ def test_whichever_step_fails_and_however_it_is_caught_once(
     assert [len(lab.attempts(f"{key}-{number}")) > 0 for number in range(3)] == [n <= position for n in range(3)]
 
 
+@pytest.mark.parametrize("task", ["tries3", "plain", "bare"])
+def test_a_step_whose_next_one_cannot_be_sent_is_caught(lab: Lab, task: str) -> None:
+    """Its own code has succeeded: the next one's arguments do not fit, as Celery finds out when it sends that."""
+    key, job_id = uuid(), uuid()
+    first = lab.sig(task, "return:x", key=f"{key}-0").set(task_id=job_id)
+    misfit = lab.app.tasks["total"].s("one", "too many")
+
+    lab.bus.chain([first, misfit, lab.sig("plain", "return:x", key=f"{key}-2")]).catch(note(lab, key)).dispatch()
+
+    (values,) = settled(lab, key)
+    assert values[0].startswith("TypeError('total() takes 2 positional arguments"), values
+    assert lab.attempts(f"{key}-2") == []
+    assert wait_until(lambda: lab.bus.failed.find(job_id)).exception.startswith("TypeError")
+
+
+def test_in_a_batch_it_is_a_failure_and_leaves_nothing_pending(lab: Lab) -> None:
+    key = uuid()
+    steps = [lab.sig("bare", "return:x", key=key), lab.app.tasks["total"].s("one", "too many"), note(lab, key)]
+
+    batch = lab.bus.batch([steps]).dispatch().wait(timeout=60)
+
+    assert (batch.total_jobs, batch.failed_jobs, batch.pending_jobs) == (3, 1, 0)
+    assert lab.attempts(key) == [1]
+
+
 def test_a_hard_time_limit_is_caught_once(lab: Lab) -> None:
     key = uuid()
     slow = lab.sig("tries1", "wait:60", key=f"{key}-0").set(time_limit=1)
