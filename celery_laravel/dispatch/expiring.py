@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from celery_laravel.message.amqp import change_amqp
 from celery_laravel.message.header import NAME
 
 if TYPE_CHECKING:
     from celery import Celery
+
+_changed: WeakSet[Celery] = WeakSet()
 
 
 def deliver_expired_jobs(app: Celery) -> None:
@@ -18,8 +21,11 @@ def deliver_expired_jobs(app: Celery) -> None:
     RabbitMQ drops what outlives that: no worker would learn that the job has
     expired. Without it the worker does, by the message's header, and settles
     the job like one that was revoked. Messages without the library's header
-    are sent as Celery makes them.
+    are sent as Celery makes them. Twice is once.
     """
+    if app in _changed:
+        return
+    _changed.add(app)
     change_amqp(app, _keep_from_dropping)
 
 
