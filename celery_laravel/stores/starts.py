@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.records import LimitAnswer, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-SECOND = 1_000_000
-"""Microseconds."""
 
 
 class Windows(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,12 @@ from celery_laravel.stores.contracts import Store
 from celery_laravel.stores.memory import MemoryStore
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
 from tests.stores import sql
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from celery_laravel.stores.redis import RedisStore
+    from tests.stores.redis_servers import OwnServer
 
 pytest.register_assert_rewrite("celery_laravel.testing.store_suite")
 
@@ -38,7 +45,7 @@ def memory(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 @contextmanager
-def redis(request: pytest.FixtureRequest) -> Iterator[Store]:
+def redis(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
     from celery_laravel.stores.redis import RedisStore
 
     url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("redis_prefix")
@@ -55,6 +62,47 @@ def remove_keys(url: str, prefix: str) -> None:
     with Redis.from_url(url) as client:
         for key in client.scan_iter(f"{prefix}:*", count=1000):
             client.unlink(key)
+
+
+@pytest.fixture
+def redis_store(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
+    """A Redis store, fresh and empty, on the server that all tests share; see `client`."""
+    with redis(request) as store:
+        yield store
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    """A client of the Redis server that all tests share."""
+    from redis import Redis
+
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(redis_prefix: str) -> str:
+    """A list on the shared Redis server that is removed with the store's keys."""
+    return f"{redis_prefix}:queue"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[OwnServer]:
+    """A Redis server of the test's own."""
+    from tests.stores.redis_servers import own_server
+
+    with own_server(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def own_store(server: OwnServer) -> Iterator[RedisStore]:
+    """A store on the Redis server of the test's own."""
+    from celery_laravel.stores.redis import RedisStore
+
+    store = RedisStore(server.url)
+    yield store
+    store.close()
 
 
 @pytest.fixture

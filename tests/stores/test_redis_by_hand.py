@@ -54,12 +54,6 @@ class TimeOnServer(VirtualTime):
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 def advance(monkeypatch: pytest.MonkeyPatch, client: Redis, redis_prefix: str) -> Advance:
     return TimeOnServer(monkeypatch, client, f"{redis_prefix}:clock")
 

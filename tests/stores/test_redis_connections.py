@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -30,19 +30,6 @@ from tests.stores.redis_servers import OwnServer, own_server
 pytestmark = pytest.mark.redis
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def own_store(server: OwnServer) -> Iterator[RedisStore]:
-    store = RedisStore(server.url)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,17 +21,11 @@ from celery_laravel.testing.store_suite.debounces import dispatch, numbers
 from celery_laravel.testing.store_suite.failed_jobs import failed
 from celery_laravel.testing.store_suite.limits import take
 from celery_laravel.testing.store_suite.locks import acquire, lease
-from tests.stores.redis_servers import OwnServer, own_server
+from tests.stores.redis_servers import OwnServer
 
 pytestmark = pytest.mark.redis
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path / "redis") as server:
-        yield server
 
 
 def use_everything(store: RedisStore) -> None:
@@ -299,19 +291,19 @@ def test_all_keys_that_one_step_needs_share_a_hash_tag(shards: int) -> None:
     tags = set()
     for number in range(200):
         batch = f"batch-{number}"
-        own = [*keys.batch(batch), keys.index_of(batch), keys.due_of(batch), keys.batch_call(batch, "token")]
+        own = [*keys.batch(batch), keys.index_of(batch), keys.due_of(batch), keys.batch_call(batch)]
         (tag,) = {re.findall(r"\{(.*?)\}", key)[0] for key in own}
         tags.add(tag)
         assert keys.index_of(batch) in keys.indices
         assert keys.due_of(batch) in keys.dues
     assert len(tags) == shards
     for name in ("plain", "odd } { name", ""):
-        for keys_of_one in ([*keys.limit(name, "a"), *keys.limit(name, "b}"), keys.limit_call(name, "t")],):
+        for keys_of_one in ([*keys.limit(name, "a"), *keys.limit(name, "b}"), keys.limit_call(name)],):
             assert len({re.findall(r"\{(.*?)\}", key)[0] for key in keys_of_one}) == 1
-    locks = [keys.lock("a}"), keys.lock_owner("{b}"), keys.lock_call("t"), keys.locks_taken, keys.locks_ends]
+    locks = [keys.lock("a}"), keys.lock_owner("{b}"), keys.lock_call(), keys.locks_taken, keys.locks_ends]
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in locks} == {"locks"}
     failed_jobs = [keys.failed_jobs, keys.failed_order, keys.failed_queues, keys.failed_claims, keys.failed_claimed]
-    failed_jobs += [keys.failed_sequence, keys.failed_call("t")]
+    failed_jobs += [keys.failed_sequence, keys.failed_call()]
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in failed_jobs} == {"failed"}
 
 

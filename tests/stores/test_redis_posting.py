@@ -13,11 +13,10 @@ from celery_laravel.stores.redis import RedisStore
 from celery_laravel.stores.redis.connections import MOST_OWED
 from celery_laravel.testing.processes import wait_until
 from celery_laravel.testing.store_suite.attempts import begin, final
-from tests.stores.redis_servers import OwnServer, own_server
+from tests.stores.redis_servers import OwnServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.redis
 
@@ -25,16 +24,8 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: OwnServer) -> Iterator[RedisStore]:
-    store = RedisStore(server.url)
-    yield store
-    store.close()
+def store(own_store: RedisStore) -> RedisStore:
+    return own_store
 
 
 @pytest.fixture

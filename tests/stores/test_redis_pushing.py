@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -19,29 +18,14 @@ from celery_laravel.stores.servers import server_of
 from celery_laravel.stores.sqlalchemy import SQLAlchemyStore
 from celery_laravel.testing.store_suite.concurrency import at_once
 from celery_laravel.testing.store_suite.locks import owners
-from tests.stores.conftest import remove_keys
 
 pytestmark = pytest.mark.redis
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def store(redis_url: str, redis_prefix: str) -> Iterator[RedisStore]:
-    store = RedisStore(redis_url, redis_prefix)
-    yield store
-    store.close()
-    remove_keys(redis_url, redis_prefix)
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def queue(redis_prefix: str) -> str:
-    return f"{redis_prefix}:queue"
+def store(redis_store: RedisStore) -> RedisStore:
+    return redis_store
 
 
 def push(store: Store, queue: str, owner: str = "a", message: str = "message", **given: object) -> LockAnswer:

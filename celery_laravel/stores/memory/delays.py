@@ -7,7 +7,7 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from celery_laravel import clock
-from celery_laravel.stores.records import DelayRecord
+from celery_laravel.stores.records import DelayRecord, refuse_targets
 
 if TYPE_CHECKING:
     import threading
@@ -29,8 +29,7 @@ class MemoryDelayStore:
         self._claimed: set[str] = set()
 
     def park(self, delays: Sequence[NewDelay]) -> None:
-        if any(delay.target is not None for delay in delays):
-            raise ValueError("a store in memory pushes to no server: park messages without a target")
+        refuse_targets(delays)
         with self._lock:
             now = clock.now()
             for delay in delays:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_laravel import clock
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.memory.windows import Grid
-from celery_laravel.stores.records import LimitAnswer, WindowState
-from celery_laravel.stores.starts import SECOND, come_anew, come_now, slots_of
+from celery_laravel.stores.records import LimitAnswer, WindowState, limits_by_key
+from celery_laravel.stores.starts import come_anew, come_now, slots_of
 
 if TYPE_CHECKING:
     import threading
@@ -26,9 +27,7 @@ class MemoryLimitStore:
     def take(
         self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
     ) -> LimitAnswer:
-        limits = {window.key: window.limit for window in windows}
-        if len(limits) < len(windows):
-            raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
+        limits = limits_by_key(name, windows)
         if not windows:
             return LimitAnswer(True)
         with self._lock:

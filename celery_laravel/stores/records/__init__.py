@@ -15,9 +15,9 @@ from celery_laravel.stores.records.batches import (
 )
 from celery_laravel.stores.records.condition import Persistence, StoreCondition
 from celery_laravel.stores.records.debounces import Place
-from celery_laravel.stores.records.delays import DelayRecord, NewDelay
+from celery_laravel.stores.records.delays import DelayRecord, NewDelay, refuse_targets
 from celery_laravel.stores.records.failed_jobs import FailedJob
-from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, WindowState
+from celery_laravel.stores.records.limits import LimitAnswer, Slot, Window, WindowState, limits_by_key
 from celery_laravel.stores.records.locks import LockAnswer, LockRecord, LockRequest
 
 __all__ = [
@@ -47,4 +47,6 @@ __all__ = [
     "StoreCondition",
     "Window",
     "WindowState",
+    "limits_by_key",
+    "refuse_targets",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
 
 
@@ -26,6 +27,16 @@ class NewDelay:
     message: str
     delay: timedelta
     target: str | None = None
+
+
+def refuse_targets(delays: Sequence[NewDelay]) -> None:
+    """What a store without a server of its own does with messages that it is to push to one.
+
+    Raises:
+        ValueError: One of them has a target.
+    """
+    if any(delay.target is not None for delay in delays):
+        raise ValueError("this store pushes to no server: park messages without a target")
 
 
 @dataclass(frozen=True)

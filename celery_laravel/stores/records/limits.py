@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MICROSECOND = 1e-6
 """Seconds in the shortest time that limits know."""
@@ -25,6 +29,18 @@ class Window:
             raise ValueError(f"window {self.key!r}: limit={self.limit} would never let anything start; give 1 or more")
         if not self.seconds >= MICROSECOND:
             raise ValueError(f"window {self.key!r}: seconds={self.seconds!r} is no length of time; give more than 0")
+
+
+def limits_by_key(name: str, windows: Sequence[Window]) -> dict[str, int]:
+    """The limit of each key that a limiter of this name asks for in one call.
+
+    Raises:
+        ValueError: Two windows have the same key.
+    """
+    limits = {window.key: window.limit for window in windows}
+    if len(limits) < len(windows):
+        raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
+    return limits
 
 
 @dataclass(frozen=True)

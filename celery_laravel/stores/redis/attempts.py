@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery_laravel.stores.records import AttemptStart, StartStatus
+from celery_laravel.stores.redis.keys import new_token
 from celery_laravel.stores.redis.locks import request_arguments
 from celery_laravel.stores.redis.scripts import script
 
@@ -64,7 +64,7 @@ class RedisAttemptStore:
         keep: timedelta,
         lock: LockRequest | None = None,
     ) -> AttemptStart:
-        arguments = (turn, attempts, exceptions, owner, lease // MILLISECOND, keep // MILLISECOND, os.urandom(8).hex())
+        arguments = (turn, attempts, exceptions, owner, lease // MILLISECOND, keep // MILLISECOND, new_token())
         key = self._keys.attempt(job_id)
         if lock is None:
             return _start(self._connections.call(_BEGIN, (key,), arguments))

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery_laravel.stores.instants import as_datetime
 from celery_laravel.stores.records import BatchChange, BatchRecord, Callback
-from celery_laravel.stores.redis.instants import as_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

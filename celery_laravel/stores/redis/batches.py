@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.errors import BatchFinishedError, BatchNotFoundError
+from celery_laravel.stores.instants import MICROSECOND, as_microseconds
 from celery_laravel.stores.records import Callback, Mark, MemberState
 from celery_laravel.stores.redis.batch_answers import BatchAnswers, known
-from celery_laravel.stores.redis.instants import MICROSECOND, as_microseconds
+from celery_laravel.stores.redis.keys import MEMORY_OF_CALLS
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from celery_laravel.stores.records import BatchChange, BatchRecord, MemberEnd, NewBatch
     from celery_laravel.stores.redis.cluster import ClusterConnections
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 PAGE = 200
 PAGE_OF_IDS = 1000
 DUE_AT_ONCE = 1000
-MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
-"""Milliseconds for which the answer to a call is kept, should it come again because its answer was lost."""
 _KINDS = ("before", "progress", "failure", "catch", "then", "next", "finally")
 
 _CREATE, _ADD, _CLOSE, _END = script("create"), script("add"), script("close"), script("end_member")
@@ -57,7 +54,7 @@ class RedisBatchStore:
         return change.batch
 
     def add(self, batch_id: str, count: int) -> int:
-        keys = (*self._keys.batch(batch_id), self._keys.batch_call(batch_id, os.urandom(8).hex()))
+        keys = (*self._keys.batch(batch_id), self._keys.batch_call(batch_id))
         first = self._connections.call(_ADD, keys, (batch_id, "", "", count, MEMORY_OF_CALLS))
         if first is None:
             raise BatchNotFoundError(batch_id)
@@ -83,7 +80,7 @@ class RedisBatchStore:
         return frozenset(index for index, flag in zip(wanted, answer, strict=True) if flag == ord("1"))
 
     def revive(self, batch_id: str, index: int, *, job_id: str, skips: Sequence[int] = ()) -> BatchChange | None:
-        call = self._keys.batch_call(batch_id, os.urandom(8).hex())
+        call = self._keys.batch_call(batch_id)
         return self._ask(_REVIVE, batch_id, (index, job_id, MEMORY_OF_CALLS, *ranges(skips)), call)
 
     def cancel(self, batch_id: str) -> BatchChange | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_laravel.stores.instants import MICROSECOND, SECOND
 from celery_laravel.stores.records import Place
-from celery_laravel.stores.redis.instants import MICROSECOND
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from celery_laravel.stores.redis.cluster import ClusterConnections
     from celery_laravel.stores.redis.connections import Connections
     from celery_laravel.stores.redis.keys import Keys
-
-SECOND = 1_000_000
-"""Microseconds."""
 
 _RESERVE, _CONFIRM, _START = script("reserve_place"), script("confirm_place"), script("start_place")
 

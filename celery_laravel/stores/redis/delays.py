@@ -7,8 +7,9 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.stores.records import DelayRecord
-from celery_laravel.stores.redis.instants import MICROSECOND, as_datetime
+from celery_laravel.stores.instants import MICROSECOND, as_datetime
+from celery_laravel.stores.records import DelayRecord, refuse_targets
+from celery_laravel.stores.redis.keys import FOR_EVER, beginning_with
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ REFUSED_FOR = timedelta(seconds=30)
 """How long a message waits once more that its list did not take."""
 _DUE = 17
 """Bytes of ``DUE:`` in an index."""
-_FOR_EVER = 9 * 10**15
 
 _PARK, _MOVE, _CLAIM = script("park"), script("move_delays"), script("claim_delays")
 _REMOVE, _REVOKE, _LIST = script("remove_delays"), script("revoke_delay"), script("list_delays")
@@ -46,12 +46,12 @@ class RedisDelayStore:
         self.server = server
 
     def park(self, delays: Sequence[NewDelay]) -> None:
-        if self.server is None and any(delay.target is not None for delay in delays):
-            raise ValueError("this store pushes to no server: park messages without a target")
+        if self.server is None:
+            refuse_targets(delays)
         pushed = [delay for delay in delays if delay.target is not None]
         arguments: list[Any] = [len(pushed)]
         for delay in (*pushed, *(delay for delay in delays if delay.target is None)):
-            wait = min(max(0, delay.delay // MICROSECOND), _FOR_EVER)
+            wait = min(max(0, delay.delay // MICROSECOND), FOR_EVER)
             arguments += (delay.entry, wait, delay.job_id, delay.queue, _head(delay), delay.message)
         self._connections.call(_PARK, self._keys, arguments)
 
@@ -78,20 +78,20 @@ class RedisDelayStore:
         return bool(self._connections.call(_REVOKE, self._keys, (entry, message)) == 1)
 
     def find(self, job_id: str) -> list[DelayRecord]:
-        first, last, length = _range(job_id)
+        first, last, length = beginning_with(job_id)
         found = self._list(self._keys[3], first, last, length, None)
         return sorted((record for record in found if record.job_id == job_id), key=_order)
 
     def all(self, *, queue: str | None = None, limit: int | None = None) -> list[DelayRecord]:
         if queue is None:
             return self._list(self._keys[4], b"-", b"+", _DUE, limit)
-        first, last, length = _range(queue)
+        first, last, length = beginning_with(queue)
         return self._list(self._keys[5], first, last, length + _DUE, limit)
 
     def count(self, *, queue: str | None = None) -> int:
         if queue is None:
             return int(self._connections.command("HLEN", self._keys[0]))
-        first, last, _ = _range(queue)
+        first, last, _ = beginning_with(queue)
         return int(self._connections.command("ZLEXCOUNT", self._keys[5], first, last))
 
     def _list(self, index: str, first: bytes, last: bytes, prefix: int, limit: int | None) -> list[DelayRecord]:
@@ -109,12 +109,6 @@ class RedisDelayStore:
 def _head(delay: NewDelay) -> str:
     head = {"job": delay.job_id, "task": delay.task, "queue": delay.queue}
     return json.dumps(head if delay.target is None else {**head, "target": delay.target})
-
-
-def _range(name: str) -> tuple[bytes, bytes, int]:
-    """The range of an index that begins with a name and a zero byte, and how many bytes these are."""
-    encoded = name.encode()
-    return b"[%b\x00" % encoded, b"(%b\x01" % encoded, len(encoded) + 1
 
 
 def _order(record: DelayRecord) -> tuple[Any, str]:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from celery_laravel.stores.instants import MICROSECOND, as_datetime, as_microseconds
 from celery_laravel.stores.records import FailedJob
-from celery_laravel.stores.redis.instants import MICROSECOND, as_datetime, as_microseconds
+from celery_laravel.stores.redis.keys import FOR_EVER, MEMORY_OF_CALLS, beginning_with, new_token
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime, timedelta
 
     from celery_laravel.stores.redis.cluster import ClusterConnections
     from celery_laravel.stores.redis.connections import Connections
     from celery_laravel.stores.redis.keys import Keys
 
 PAGE = 500
-MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
-
-_FOR_EVER = 9 * 10**15
 
 _RECORD, _FORGET, _FLUSH, _LIST = script("record"), script("forget"), script("flush"), script("list")
 _FIND, _CLAIM, _RELEASE = script("find_failed"), script("claim_failed"), script("release_failed")
@@ -43,7 +40,7 @@ class RedisFailedJobStore:
         values: dict[str, Any] = {name: getattr(job, name) for name in _FIELDS}
         values["failed_at"] = as_microseconds(job.failed_at)
         values["payload"] = dict(job.payload)
-        arguments = (job.id, _place(job.failed_at), job.queue, json.dumps(values), os.urandom(8).hex())
+        arguments = (job.id, _place(job.failed_at), job.queue, json.dumps(values), new_token())
         answer = self._connections.call(_RECORD, (*self._keys, self._names.failed_sequence), arguments)
         return bool(answer == 1)
 
@@ -55,8 +52,8 @@ class RedisFailedJobStore:
     def all(self, *, queue: str | None = None, limit: int | None = None) -> list[FailedJob]:
         index, last, first, prefix = self._names.failed_order, b"+", b"-", 0
         if queue is not None:
-            name = queue.encode()
-            index, last, first, prefix = self._names.failed_queues, b"(%b\x01" % name, b"[%b\x00" % name, len(name) + 1
+            index = self._names.failed_queues
+            first, last, prefix = beginning_with(queue)
         jobs: list[FailedJob] = []
         while limit is None or len(jobs) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(jobs))
@@ -71,15 +68,14 @@ class RedisFailedJobStore:
     def count(self, *, queue: str | None = None) -> int:
         if queue is None:
             return int(self._connections.command("ZCARD", self._names.failed_order))
-        name = queue.encode()
-        range_of_queue = (b"[%b\x00" % name, b"(%b\x01" % name)
-        return int(self._connections.command("ZLEXCOUNT", self._names.failed_queues, *range_of_queue))
+        first, last, _ = beginning_with(queue)
+        return int(self._connections.command("ZLEXCOUNT", self._names.failed_queues, first, last))
 
     def claim(self, job_id: str, *, owner: str, lease: timedelta) -> FailedJob | None:
         job = self.find(job_id)  # for its batch, which is the same for as long as there is a record of that id
         if job is None:
             return None
-        arguments = (job_id, owner, min(lease // MICROSECOND, _FOR_EVER), job.batch_id or "")
+        arguments = (job_id, owner, min(lease // MICROSECOND, FOR_EVER), job.batch_id or "")
         answer = self._connections.call(_CLAIM, self._keys, arguments)
         return None if answer is None else _job(*answer)
 
@@ -87,16 +83,15 @@ class RedisFailedJobStore:
         return bool(self._connections.call(_RELEASE, self._keys, (job_id, owner)) == 1)
 
     def interrupted(self, batch_id: str) -> list[FailedJob]:
-        name = batch_id.encode()
-        first, last = b"[%b\x00" % name, b"(%b\x01" % name
+        first, last, prefix = beginning_with(batch_id)
         jobs: list[FailedJob] = []
-        while page := self._connections.call(_INTERRUPTED, self._keys, (first, last, PAGE, len(name) + 1)):
+        while page := self._connections.call(_INTERRUPTED, self._keys, (first, last, PAGE, prefix)):
             first = b"(" + page[0]
             jobs += _jobs(page[1:])
         return sorted(jobs, key=lambda job: job.failed_at)
 
     def forget(self, job_id: str, *, owner: str | None = None) -> bool:
-        keys = (*self._keys, self._names.failed_call(os.urandom(8).hex()))
+        keys = (*self._keys, self._names.failed_call())
         arguments = (job_id, MEMORY_OF_CALLS) if owner is None else (job_id, MEMORY_OF_CALLS, owner)
         return bool(self._connections.call(_FORGET, keys, arguments) == 1)
 

@@ -15,9 +15,28 @@ one step.
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from zlib import crc32
 
 CLUSTER_SHARDS = 32
+
+MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
+"""Milliseconds for which the answer to a call is kept, should it come again because its answer was lost."""
+
+FOR_EVER = 9 * 10**15
+"""Microseconds, as a duration and as an instant: more than is meant, and less than a double cannot count exactly."""
+
+
+def beginning_with(name: str) -> tuple[bytes, bytes, int]:
+    """Of an index sorted as text, the entries that begin with a name and a zero byte, and how many bytes these are."""
+    encoded = name.encode()
+    return b"[%b\x00" % encoded, b"(%b\x01" % encoded, len(encoded) + 1
+
+
+def new_token() -> str:
+    """What tells one call from all others, so that the server knows it when it comes again."""
+    return os.urandom(8).hex()
 
 
 class Keys:
@@ -59,13 +78,13 @@ class Keys:
         """Where a batch's due marks are."""
         return f"{self._shard(batch_id)}:due"
 
-    def batch_call(self, batch_id: str, token: str) -> str:
-        """Where the answer to one call about a batch is kept for as long as the call may be repeated."""
-        return f"{self._shard(batch_id)}:call:{token}"
+    def batch_call(self, batch_id: str) -> str:
+        """Where the answer to a new call about a batch is kept for as long as the call may be repeated."""
+        return f"{self._shard(batch_id)}:call:{new_token()}"
 
-    def failed_call(self, token: str) -> str:
+    def failed_call(self) -> str:
         """As `batch_call`, for a call about a failed job."""
-        return f"{self.prefix}:{{failed}}:call:{token}"
+        return f"{self.prefix}:{{failed}}:call:{new_token()}"
 
     def lock(self, key: str) -> str:
         """The holds on a lock."""
@@ -75,18 +94,18 @@ class Keys:
         """The names of the locks that an owner holds."""
         return f"{self._locks}:owner:{owner}"
 
-    def lock_call(self, token: str) -> str:
+    def lock_call(self) -> str:
         """As `batch_call`, for a call about locks."""
-        return f"{self._locks}:call:{token}"
+        return f"{self._locks}:call:{new_token()}"
 
     def limit(self, name: str, key: str) -> tuple[str, str, str]:
         """The keys of one limit: starts counted, full windows, kept starts."""
         tagged = self._limiter(name)
         return f"{tagged}:counts:{key}", f"{tagged}:full:{key}", f"{tagged}:kept:{key}"
 
-    def limit_call(self, name: str, token: str) -> str:
+    def limit_call(self, name: str) -> str:
         """As `batch_call`, for a call about a limiter."""
-        return f"{self._limiter(name)}:call:{token}"
+        return f"{self._limiter(name)}:call:{new_token()}"
 
     def debounce(self, key: str) -> str:
         """The periods of one key of debounced jobs."""

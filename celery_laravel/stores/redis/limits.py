@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from celery_laravel.stores.records import LimitAnswer, Slot, WindowState
+from celery_laravel.stores.instants import SECOND
+from celery_laravel.stores.records import LimitAnswer, Slot, WindowState, limits_by_key
+from celery_laravel.stores.redis.keys import MEMORY_OF_CALLS
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from celery_laravel.stores.redis.connections import Connections
     from celery_laravel.stores.redis.keys import Keys
     from celery_laravel.stores.redis.scripts import Argument
-
-SECOND = 1_000_000
-"""Microseconds."""
-MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
 
 _TAKE, _GIVE_BACK, _CANCEL = script("take"), script("give_back"), script("cancel_kept")
 _HIT, _LOOK, _CLEAR = script("hit"), script("look"), script("clear_limit")
@@ -36,8 +32,7 @@ class RedisLimitStore:
     def take(
         self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
     ) -> LimitAnswer:
-        if len({window.key for window in windows}) < len(windows):
-            raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
+        limits_by_key(name, windows)  # refuses two of the same key
         arguments: list[Argument] = [MEMORY_OF_CALLS, 0 if caller is None else 1 + is_overdue, caller or ""]
         for window in windows:
             arguments += [window.limit, round(window.seconds * SECOND)]
@@ -75,7 +70,7 @@ class RedisLimitStore:
         return 0
 
     def _with_memory(self, name: str, keys: Iterable[str]) -> list[str]:
-        return [self._keys.limit_call(name, os.urandom(8).hex()), *self._grids(name, keys)]
+        return [self._keys.limit_call(name), *self._grids(name, keys)]
 
     def _grids(self, name: str, keys: Iterable[str]) -> list[str]:
         return [part for key in keys for part in self._keys.limit(name, key)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from celery_laravel.stores.instants import MICROSECOND, SECOND, as_datetime
 from celery_laravel.stores.records import LockAnswer, LockRecord
-from celery_laravel.stores.redis.instants import MICROSECOND, as_datetime
+from celery_laravel.stores.redis.keys import MEMORY_OF_CALLS, new_token
 from celery_laravel.stores.redis.scripts import script
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from celery_laravel.stores.redis.scripts import Argument
 
 PAGE = 200
-MEMORY_OF_CALLS = timedelta(minutes=1) // timedelta(milliseconds=1)
 MEMORY_OF_PUSHES = timedelta(seconds=20) // timedelta(milliseconds=1)
 """Longer than a call is repeated for; there is one such memory for each push."""
-MICROSECONDS = 1_000_000
 
 _ACQUIRE, _ACQUIRE_AND_PUSH = script("acquire"), script("acquire_and_push")
 _CONFIRM, _RELEASE = script("confirm_lock"), script("release")
@@ -53,7 +51,7 @@ class RedisLockStore:
     def acquire_and_push(self, request: LockRequest, *, target: str, message: str) -> LockAnswer:
         if self.server is None:
             raise NotImplementedError("On a cluster the lists of a broker lie on other nodes than the locks.")
-        keys = (*self.request_keys(request), target, self._call_memory())
+        keys = (*self.request_keys(request), target, self._keys.lock_call())
         arguments = (*request_arguments(request), message, MEMORY_OF_PUSHES)
         return _answer(self._connections.call(_ACQUIRE_AND_PUSH, keys, arguments))
 
@@ -109,7 +107,7 @@ class RedisLockStore:
 
     def free(self, key: str) -> int:
         holders = [self._keys.lock_owner(hold.owner) for hold in self.find(key)]
-        keys = (*self._indices, self._call_memory(), self._keys.lock(key), *holders)
+        keys = (*self._indices, self._keys.lock_call(), self._keys.lock(key), *holders)
         return int(self._connections.call(_FREE, keys, (MEMORY_OF_CALLS, key)))
 
     def prune(self) -> int:
@@ -129,12 +127,9 @@ class RedisLockStore:
     def _held_by(self, owner: str) -> tuple[str, str, str]:
         return (*self._indices, self._keys.lock_owner(owner))
 
-    def _call_memory(self) -> str:
-        return self._keys.lock_call(os.urandom(8).hex())
-
     def _releasing(self, names: Sequence[str], owner: str, memory: int) -> tuple[Sequence[str], Sequence[Argument]]:
         locks = [self._keys.lock(name) for name in names]
-        return (*self._held_by(owner), self._call_memory(), *locks), (owner, memory, *names)
+        return (*self._held_by(owner), self._keys.lock_call(), *locks), (owner, memory, *names)
 
     def _held(self, owners: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Pairs of owner and name: what these owners are known to hold."""
@@ -174,13 +169,13 @@ def request_arguments(request: LockRequest) -> tuple[Argument, ...]:
         request.slots,
         int(request.payload is not None),
         request.payload or "",
-        os.urandom(8).hex(),
+        new_token(),
     )
 
 
 def _answer(text: bytes) -> LockAnswer:
     taken, held, lasts, owner = text.split(b" ", 3)
-    expires_in = None if lasts == b"-" else int(lasts) / MICROSECONDS
+    expires_in = None if lasts == b"-" else int(lasts) / SECOND
     return LockAnswer(taken == b"1", owner.decode(), expires_in, was_held=held == b"1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_laravel.stores.instants import as_datetime
 from celery_laravel.stores.records import StoreCondition
 from celery_laravel.stores.redis.attempts import RedisAttemptStore, end_arguments
 from celery_laravel.stores.redis.batches import RedisBatchStore
@@ -13,7 +14,6 @@ from celery_laravel.stores.redis.connections import Connections
 from celery_laravel.stores.redis.debounces import RedisDebounceStore
 from celery_laravel.stores.redis.delays import RedisDelayStore
 from celery_laravel.stores.redis.failed_jobs import RedisFailedJobStore
-from celery_laravel.stores.redis.instants import as_datetime
 from celery_laravel.stores.redis.keys import CLUSTER_SHARDS, Keys
 from celery_laravel.stores.redis.limits import RedisLimitStore
 from celery_laravel.stores.redis.locks import RedisLockStore

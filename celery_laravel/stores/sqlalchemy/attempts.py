@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, SmallInteger, and_, case, delete, literal, or_, select, update
 
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.records import AttemptEnd, AttemptStart, StartStatus
 from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
 from celery_laravel.stores.sqlalchemy.pruning import ExpiredRows, Pruning
@@ -270,7 +271,7 @@ def _refusal(row: Row[Any], turn: int, owner: str) -> AttemptStart | None:
     """Why a turn may not start, given what is known of the job; None when it may by now."""
     if row.turn > turn or (row.turn == turn and row.state == OVER):
         return AttemptStart(StartStatus.OVER)
-    left = max(0, row.until - row.now) / 1_000_000
+    left = max(0, row.until - row.now) / SECOND
     if row.turn == turn and row.state == RELEASED:
         return AttemptStart(StartStatus.RELEASED, row.attempts, row.exceptions, left)
     if row.turn == turn and left and row.owner != owner:

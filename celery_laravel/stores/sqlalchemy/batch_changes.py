@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, and_, case, false, func, literal_column, or_
 
-from celery_laravel import clock
+from celery_laravel.stores.instants import as_datetime, known_instant
 from celery_laravel.stores.records import BatchRecord, Callback
 from celery_laravel.stores.sqlalchemy.columns import Json, given
 
@@ -168,8 +168,8 @@ def record_of(row: Row[Any], failed_job_ids: Iterable[str]) -> BatchRecord:
         callbacks=row.callbacks,
         allows_failures=row.allows_failures,
         is_open=row.is_open,
-        created_at=clock.as_datetime(row.created_at / 1_000_000),
-        cancelled_at=None if row.cancelled_at is None else clock.as_datetime(row.cancelled_at / 1_000_000),
-        finished_at=None if row.finished_at is None else clock.as_datetime(row.finished_at / 1_000_000),
+        created_at=as_datetime(row.created_at),
+        cancelled_at=known_instant(row.cancelled_at),
+        finished_at=known_instant(row.finished_at),
         first_exception=row.first_exception,
     )

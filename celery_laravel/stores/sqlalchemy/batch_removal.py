@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, select
 
+from celery_laravel.stores.instants import as_microseconds
 from celery_laravel.stores.sqlalchemy.batch_rows import SLICE
-from celery_laravel.stores.sqlalchemy.columns import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,11 +57,11 @@ class BatchRemoval:
     ) -> Iterator[ColumnElement[bool]]:
         batch = self._batches.c
         if finished_before is not None:
-            yield batch.finished_at < microseconds(finished_before.timestamp())
+            yield batch.finished_at < as_microseconds(finished_before)
         if created_before is not None:
-            yield and_(batch.finished_at.is_(None), batch.created_at < microseconds(created_before.timestamp()))
+            yield and_(batch.finished_at.is_(None), batch.created_at < as_microseconds(created_before))
         if cancelled_before is not None:
-            yield and_(batch.cancelled_at.is_not(None), batch.created_at < microseconds(cancelled_before.timestamp()))
+            yield and_(batch.cancelled_at.is_not(None), batch.created_at < as_microseconds(cancelled_before))
 
     def _prune(self, is_old: ColumnElement[bool]) -> int:
         batch = self._batches.c

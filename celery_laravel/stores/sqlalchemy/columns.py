@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, Integer, Table, Text, bindparam
 from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.types import TypeDecorator
 
+from celery_laravel.stores.instants import SECOND
+
 if TYPE_CHECKING:
     from datetime import timedelta
 
@@ -176,7 +178,7 @@ def _is_encodable(text: str) -> bool:
 
 def microseconds(seconds: float) -> int:
     """Seconds as they are kept; a time beyond all calendars becomes one that 64 bits can add to."""
-    return min(round(seconds * 1_000_000), _LONGEST_TIME) if seconds < _LONGEST_TIME else _LONGEST_TIME
+    return min(round(seconds * SECOND), _LONGEST_TIME) if seconds < _LONGEST_TIME else _LONGEST_TIME
 
 
 def lasting(duration: timedelta) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, and_, case, literal, select, update
 
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.records import Place
 from celery_laravel.stores.sqlalchemy.columns import FOR_EVER, Characters, Json, Key, given, giving, lasting
 from celery_laravel.stores.sqlalchemy.pruning import ExpiredRows, Pruning
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from celery_laravel.stores.sqlalchemy.dialects.contract import Change, Values
     from celery_laravel.stores.sqlalchemy.engine import Database
-
-_SECOND = 1_000_000
 
 
 class SQLDebounceStore:
@@ -52,7 +51,7 @@ class SQLDebounceStore:
         assert row is not None, "there is no condition"
         now = row.expires - lasting(keep)
         delay = min(lasting(wait), row.opened + longest - now)
-        return Place(period, row.reserved, max(0, delay) / _SECOND)
+        return Place(period, row.reserved, max(0, delay) / SECOND)
 
     def confirm(self, key: str, place: Place, *, job_id: str, keep: timedelta) -> None:
         parameters = giving(key=key, period=place.period, number=place.number, job_id=job_id, keep=lasting(keep))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, case, delete, literal, or_, select, update
 
-from celery_laravel import clock
-from celery_laravel.stores.records import DelayRecord
+from celery_laravel.stores.instants import as_datetime
+from celery_laravel.stores.records import DelayRecord, refuse_targets
 from celery_laravel.stores.sqlalchemy.columns import Characters, Identifier, Key, given, giving, lasting
 from celery_laravel.stores.sqlalchemy.dialects.inserting import filled
 
@@ -38,8 +38,7 @@ class SQLDelayStore:
         self._table = database.tables.delays
 
     def park(self, delays: Sequence[NewDelay]) -> None:
-        if any(delay.target is not None for delay in delays):
-            raise ValueError("an SQL store pushes to no server: park messages without a target")
+        refuse_targets(delays)
         if len(delays) == 1:
             parameters = _parameters(delays[0])
             self._database.single(lambda connection: connection.execute(self._park, parameters))
@@ -172,7 +171,7 @@ def _record(row: Row[Any]) -> DelayRecord:
         queue=row.queue,
         message=row.message,
         target=None,
-        due_at=clock.as_datetime(row.due / 1_000_000),
-        parked_at=clock.as_datetime(row.parked / 1_000_000),
+        due_at=as_datetime(row.due),
+        parked_at=as_datetime(row.parked),
         is_revoked=row.is_revoked,
     )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, or_, select, update
 
-from celery_laravel import clock
+from celery_laravel.stores.instants import as_datetime, as_microseconds, known_instant
 from celery_laravel.stores.records import FailedJob
-from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting, microseconds
+from celery_laravel.stores.sqlalchemy.columns import Identifier, given, giving, lasting
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ class SQLFailedJobStore:
             "kwargs_repr": job.kwargs_repr,
             "exception": job.exception,
             "traceback": job.traceback,
-            "failed_at": microseconds(job.failed_at.timestamp()),
+            "failed_at": as_microseconds(job.failed_at),
             "attempts": job.attempts,
             "batch_id": job.batch_id,
             "payload": dict(job.payload),
@@ -91,7 +91,7 @@ class SQLFailedJobStore:
     def flush(self, *, before: datetime | None = None) -> int:
         statement = delete(self._table)
         if before is not None:
-            statement = statement.where(self._table.c.failed_at < microseconds(before.timestamp()))
+            statement = statement.where(self._table.c.failed_at < as_microseconds(before))
         return self._database.single(partial(_removed, statement))
 
     def _all(self, statement: Select[Any]) -> list[FailedJob]:
@@ -130,9 +130,9 @@ def _job(row: Row[Any]) -> FailedJob:
         kwargs_repr=row.kwargs_repr,
         exception=row.exception,
         traceback=row.traceback,
-        failed_at=clock.as_datetime(row.failed_at / 1_000_000),
+        failed_at=as_datetime(row.failed_at),
         attempts=row.attempts,
         batch_id=row.batch_id,
         payload=row.payload,
-        claimed_until=None if row.claimed_until is None else clock.as_datetime(row.claimed_until / 1_000_000),
+        claimed_until=known_instant(row.claimed_until),
     )

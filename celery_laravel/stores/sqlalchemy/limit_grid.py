@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.sqlalchemy.columns import FOR_EVER, giving
 from celery_laravel.stores.sqlalchemy.limit_rows import PAGE
-from celery_laravel.stores.starts import SECOND
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

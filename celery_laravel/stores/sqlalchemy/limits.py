@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from celery_laravel.stores.records import LimitAnswer, WindowState
+from celery_laravel.stores.instants import SECOND
+from celery_laravel.stores.records import LimitAnswer, WindowState, limits_by_key
 from celery_laravel.stores.sqlalchemy.columns import given, giving, microseconds
 from celery_laravel.stores.sqlalchemy.limit_grid import Grid
 from celery_laravel.stores.sqlalchemy.limit_rows import LimitRows
 from celery_laravel.stores.sqlalchemy.pruning import SLICE, Pruning
-from celery_laravel.stores.starts import SECOND, come_anew, come_now, slots_of
+from celery_laravel.stores.starts import come_anew, come_now, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +41,7 @@ class SQLLimitStore:
     def take(
         self, name: str, windows: Sequence[Window], *, caller: str | None = None, is_overdue: bool = False
     ) -> LimitAnswer:
-        if len({window.key for window in windows}) < len(windows):
-            raise ValueError(f"limiter {name!r}: two windows have the same key; give each a key of its own")
+        limits_by_key(name, windows)  # refuses two of the same key
         if not windows:
             return LimitAnswer(True)
         answer = self._database.transaction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel import clock
+from celery_laravel.stores.instants import SECOND, as_datetime
 from celery_laravel.stores.records import LockAnswer, LockRecord
 from celery_laravel.stores.sqlalchemy.columns import FOR_EVER, giving, lasting
 from celery_laravel.stores.sqlalchemy.lock_rows import LockRows
@@ -193,7 +193,7 @@ def _lasting(ttl: timedelta | None) -> int:
 
 
 def _seconds(expires: int, remaining: int) -> float | None:
-    return None if expires >= FOR_EVER else max(0, remaining) / 1_000_000
+    return None if expires >= FOR_EVER else max(0, remaining) / SECOND
 
 
 def _taken(request: LockRequest, *, was_held: bool) -> LockAnswer:
@@ -217,7 +217,7 @@ def _record(row: Row[Any]) -> LockRecord:
         owner=row.owner,
         kind=row.kind,
         task=row.task,
-        taken_at=clock.as_datetime(row.taken / 1_000_000),
-        expires_at=None if row.expires >= FOR_EVER else clock.as_datetime(row.expires / 1_000_000),
+        taken_at=as_datetime(row.taken),
+        expires_at=None if row.expires >= FOR_EVER else as_datetime(row.expires),
         is_lease=row.is_lease,
     )

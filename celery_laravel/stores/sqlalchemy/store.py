@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from celery_laravel import clock
+from celery_laravel.stores.instants import as_datetime
 from celery_laravel.stores.records import StoreCondition
 from celery_laravel.stores.sqlalchemy.attempts import SQLAttemptStore
 from celery_laravel.stores.sqlalchemy.batches import SQLBatchStore
@@ -75,7 +75,7 @@ class SQLAlchemyStore:
     def condition(self) -> StoreCondition:
         now: Any = self._database.single(lambda connection: connection.scalar(select(self._database.dialect.now)))
         pending = tuple(self.pending_migrations())  # behind the first look, which makes SQLite's tables
-        return StoreCondition(clock.as_datetime(float(now) / 1_000_000), pending_migrations=pending)
+        return StoreCondition(as_datetime(int(now)), pending_migrations=pending)
 
     def ping(self) -> None:
         self._database.single(lambda connection: connection.scalar(select(1)))

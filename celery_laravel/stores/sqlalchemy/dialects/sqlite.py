@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from celery_laravel import clock
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.stores.instants import SECOND
 from celery_laravel.stores.sqlalchemy.dialects.on_conflict import OnConflict
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SQLite(OnConflict):
     begin = "BEGIN IMMEDIATE"  # a transaction that reads first and then writes could not be saved by waiting
     snapshot = ("BEGIN",)
     makes_its_schema = True
-    _now = bindparam("now", callable_=lambda: int(clock.now() * 1_000_000), type_=BigInteger())  # never one to come
+    _now = bindparam("now", callable_=lambda: int(clock.now() * SECOND), type_=BigInteger())  # never one to come
 
     def __init__(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):

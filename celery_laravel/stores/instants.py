@@ -1,4 +1,4 @@
-"""Instants as the scripts have them: whole microseconds since the epoch."""
+"""Instants and durations as back ends keep them: whole microseconds, the instants since the epoch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from datetime import datetime, timedelta, timezone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
+SECOND = 1_000_000
+"""Microseconds."""
 
 
 def as_microseconds(instant: datetime) -> int:
@@ -16,3 +18,8 @@ def as_microseconds(instant: datetime) -> int:
 def as_datetime(microseconds: int) -> datetime:
     """An aware datetime in UTC."""
     return EPOCH + timedelta(microseconds=microseconds)
+
+
+def known_instant(microseconds: int | None) -> datetime | None:
+    """`as_datetime` of what may not have happened yet."""
+    return None if microseconds is None else as_datetime(microseconds)
