@@ -11,12 +11,13 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
-
 from celery_laravel.bootsteps.telling import Telling
+from celery_laravel.bootsteps.timed import TimedStep
 from celery_laravel.runtime import runtime_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from celery import Celery
 
 logger = logging.getLogger(__name__)
@@ -26,24 +27,16 @@ INTERVAL = 5.0
 """Seconds between two looks; a look is one call of the store."""
 
 
-class DueCallbacks(bootsteps.StartStopStep):
-    """Looks for overdue callbacks on the consumer's timer, in the worker's parent."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+class DueCallbacks(TimedStep):
+    """Looks for overdue callbacks."""
 
     def __init__(self, consumer: Any, **_: Any) -> None:
-        self._timer_entry: Any = None
+        super().__init__(consumer)
         self._telling = Telling(logger, "Overdue callbacks of batches", "looked for")
 
-    def start(self, consumer: Any) -> None:
-        """Begin to look, now and every few seconds."""
-        self._timer_entry = consumer.timer.call_repeatedly(INTERVAL, self._look, (consumer.app,))
-
-    def stop(self, consumer: Any) -> None:
-        """Look no more."""
-        if self._timer_entry is not None:
-            self._timer_entry.cancel()
-            self._timer_entry = None
+    def calls(self) -> Sequence[tuple[float, Callable[[Celery], None]]]:
+        """A look."""
+        return [(INTERVAL, self._look)]
 
     def _look(self, app: Celery) -> None:
         """One look. A store that does not answer is logged once, and again when it answers."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
-
 from celery_laravel.attempt import leases
 from celery_laravel.bootsteps.telling import Telling
+from celery_laravel.bootsteps.timed import TimedStep
 from celery_laravel.runtime import runtime_of
 from celery_laravel.worker.leases import gone, to_renew
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from celery import Celery
 
 logger = logging.getLogger(__name__)
@@ -26,28 +27,16 @@ _ENDED_INTERVAL = 1.0
 """Seconds between two looks for children that were told to end and have; a look asks the store nothing."""
 
 
-class Leases(bootsteps.StartStopStep):
-    """Renews on the consumer's timer, in the worker's parent: two calls of the store, and none where no job is long."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+class Leases(TimedStep):
+    """Renews: two calls of the store, and none where no job is long."""
 
     def __init__(self, consumer: Any, **_: Any) -> None:
-        self._timer_entries: list[Any] = []
+        super().__init__(consumer)
         self._telling = Telling(logger, "The leases of running jobs", "renewed")
 
-    def start(self, consumer: Any) -> None:
-        """Begin to renew."""
-        timer, app = consumer.timer, (consumer.app,)
-        self._timer_entries = [
-            timer.call_repeatedly(leases.INTERVAL, self._renew, app),
-            timer.call_repeatedly(_ENDED_INTERVAL, self._end_what_is_gone, app),
-        ]
-
-    def stop(self, consumer: Any) -> None:
-        """Renew no longer. Children go on by themselves until the consumer is back."""
-        for entry in self._timer_entries:
-            entry.cancel()
-        self._timer_entries = []
+    def calls(self) -> Sequence[tuple[float, Callable[[Celery], None]]]:
+        """A round of renewals, and a look for children that are gone. While the consumer is away, children renew."""
+        return [(leases.INTERVAL, self._renew), (_ENDED_INTERVAL, self._end_what_is_gone)]
 
     def _renew(self, app: Celery) -> None:
         """Renew once. A store that does not answer is logged once, and again when it answers."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from celery import bootsteps
+from typing import TYPE_CHECKING, Any
 
 from celery_laravel.bootsteps.telling import Telling
+from celery_laravel.bootsteps.timed import TimedStep
 from celery_laravel.worker.pack_request import look_after_packs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
 
 logger = logging.getLogger(__name__)
 
@@ -17,25 +21,17 @@ INTERVAL = 0.5
 while there is no pack, and never asks the store."""
 
 
-class Packs(bootsteps.StartStopStep):
-    """Looks after the packs in the worker on the consumer's timer, in the worker's parent."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+class Packs(TimedStep):
+    """Looks after the packs in the worker."""
 
     def __init__(self, consumer: Any, **_: Any) -> None:
-        self._timer_entry: Any = None
+        super().__init__(consumer)
         self._telling = Telling(logger, "Packs", "looked after")
 
-    def start(self, consumer: Any) -> None:
-        """Begin to look."""
-        self._timer_entry = consumer.timer.call_repeatedly(INTERVAL, self._look)
+    def calls(self) -> Sequence[tuple[float, Callable[[Celery], None]]]:
+        """A look."""
+        return [(INTERVAL, self._look)]
 
-    def stop(self, consumer: Any) -> None:
-        """Look no more."""
-        if self._timer_entry is not None:
-            self._timer_entry.cancel()
-            self._timer_entry = None
-
-    def _look(self) -> None:
+    def _look(self, _app: Celery) -> None:
         with self._telling.once():
             look_after_packs()
