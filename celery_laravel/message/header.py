@@ -7,14 +7,14 @@ any broker carries it, and begins with a version.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from celery_laravel.errors import InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NAME = "laravel"
 VERSION = 1
@@ -160,26 +160,9 @@ class Header:
         return cls(**values, extra=extra or _NOTHING)
 
 
-_FIELDS: dict[str, Any] = {
-    "turn": 0,
-    "attempts": 0,
-    "exceptions": 0,
-    "deadline": None,
-    "batch_id": None,
-    "index": None,
-    "rest": (),
-    "callback": None,
-    "serializer": None,
-    "slots": _NOTHING,
-    "unique": None,
-    "unique_for": None,
-    "waits": 0,
-    "debounce": None,
-    "chain": None,
-    "is_counted": False,
-    "revoked": False,
-}
 _EMPTY = Header()
+_FIELDS = {it.name: getattr(_EMPTY, it.name) for it in fields(Header) if it.name != "extra"}
+"""What travels under its own name, with the value that says nothing."""
 
 
 def has_header(headers: Any) -> TypeGuard[dict[str, Any]]:
@@ -206,27 +189,7 @@ def with_header(headers: Mapping[str, Any] | None, header: Header) -> dict[str, 
 
 
 def _checked(key: str, value: Any) -> Any:
-    if key in {"batch_id", "callback", "serializer", "unique"}:
-        valid = value is None or isinstance(value, str)
-    elif key == "slots":
-        valid = isinstance(value, dict) and all(map(_is_slots, value.items()))
-    elif key in {"is_counted", "revoked"}:
-        valid = isinstance(value, bool)
-    elif key == "rest":
-        valid = isinstance(value, (list, tuple)) and all(map(_is_range, value))
-    elif key == "chain":
-        valid = value is None or _is_chain(value)
-    elif key == "debounce":
-        valid = value is None or _is_place(value)
-    elif key == "unique_for":
-        valid = value is None or (_is_number(value) and 0 < value < float("inf"))
-    elif key == "deadline":
-        valid = value is None or (_is_number(value) and 0 <= value < _END_OF_TIME)
-    else:
-        valid = (value is None and key == "index") or (
-            isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        )
-    if not valid:
+    if not (value is None and key in _MAY_BE_NONE) and not _IS_VALID[key](value):
         raise InvalidMessageError(f"The message's {NAME!r} header has {key} = {value!r}.")
     return value
 
@@ -236,34 +199,79 @@ def next_round(chain: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return None if chain is None else {**chain, "round": chain.get("round", 0) + 1}
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_instant(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < _END_OF_TIME
+
+
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and 0 < value < float("inf")
+
+
 def _is_chain(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("id"), str):
         return False
-    catch, number = value.get("catch", []), value.get("round", 0)
-    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-    return is_count and isinstance(catch, list) and all(isinstance(item, dict) and "task" in item for item in catch)
+    catch = value.get("catch", [])
+    is_catch = isinstance(catch, list) and all(isinstance(item, dict) and "task" in item for item in catch)
+    return is_catch and _is_count(value.get("round", 0))
 
 
-def _is_slots(item: tuple[Any, Any]) -> bool:
-    name, keys = item
-    return isinstance(name, str) and isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
+def _are_slots(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) and _are_texts(keys) for name, keys in value.items())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_text, value))
+
+
+def _are_ranges(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_range, value))
 
 
 def _is_range(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 2:  # noqa: PLR2004  first, end
         return False
-    are_counts = all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in value)
-    return are_counts and 0 < value[1] - value[0] <= _LONGEST_CANVAS
+    return all(map(_is_count, value)) and 0 < value[1] - value[0] <= _LONGEST_CANVAS
 
 
 def _is_place(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 3  # noqa: PLR2004  key, period, number
-        and isinstance(value[0], str)
-        and all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in value[1:])
-    )
+    if not isinstance(value, (list, tuple)) or len(value) != 3:  # noqa: PLR2004  key, period, number
+        return False
+    return _is_text(value[0]) and all(_is_count(part) and part > 0 for part in value[1:])
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+_IS_VALID: Mapping[str, Callable[[Any], bool]] = {
+    "turn": _is_count,
+    "attempts": _is_count,
+    "exceptions": _is_count,
+    "deadline": _is_instant,
+    "batch_id": _is_text,
+    "index": _is_count,
+    "rest": _are_ranges,
+    "callback": _is_text,
+    "serializer": _is_text,
+    "slots": _are_slots,
+    "unique": _is_text,
+    "unique_for": _is_length,
+    "waits": _is_count,
+    "debounce": _is_place,
+    "chain": _is_chain,
+    "is_counted": _is_flag,
+    "revoked": _is_flag,
+}
+_MAY_BE_NONE = frozenset(name for name, default in _FIELDS.items() if default is None)
