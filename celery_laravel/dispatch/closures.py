@@ -9,7 +9,7 @@ from celery.canvas import Signature
 from celery.utils import uuid
 
 from celery_laravel.message.closures import TASK, check_function, name_of, pack, require_keys
-from celery_laravel.message.durations import in_seconds
+from celery_laravel.message.durations import delay_in_seconds
 from celery_laravel.settings import settings_of
 
 if TYPE_CHECKING:
@@ -65,8 +65,12 @@ class PendingClosure:
         return self
 
     def delay(self, seconds: float | timedelta) -> PendingClosure:
-        """Run it so many seconds after its dispatch."""
-        self._options["countdown"] = in_seconds(seconds)
+        """Run it so many seconds after its dispatch.
+
+        Raises:
+            ValueError: It is negative, or no duration.
+        """
+        self._options["countdown"] = delay_in_seconds(seconds)
         return self
 
     def dispatch(self) -> AsyncResult[Any]:

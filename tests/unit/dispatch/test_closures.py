@@ -279,6 +279,14 @@ def test_a_closure_goes_to_the_queue_and_waits_as_told(app: Celery) -> None:
     assert (signature.options["queue"], signature.options["countdown"]) == ("slow", 30)
 
 
+@pytest.mark.parametrize("wrong", [-1, "30", True])
+def test_a_delay_that_is_none_is_refused_where_it_is_given(app: Celery, wrong: Any) -> None:
+    pending = Bus(app).closure(lambda: None)
+
+    with pytest.raises(ValueError, match="the delay must be seconds or a timedelta, not negative"):
+        pending.delay(wrong)
+
+
 def test_the_modules_of_closures_are_not_needed_by_others(app: Celery) -> None:
     assert "cloudpickle" not in vars(closures)
     assert "itsdangerous" not in vars(closures)
