@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from celery_laravel.attempt.packed import PackPlace
     from celery_laravel.message.options import JobOptions
     from celery_laravel.stores.contracts import Store
     from celery_laravel.stores.records import AttemptStart
@@ -127,40 +128,36 @@ class Executor:
             limits = self.limits_of(task, request, header, is_sync=is_sync)
         except Exception as error:  # a retry_until method of the user's may raise anything
             broken = broken or error
-        attempt, exceptions = header.attempts + 1, header.exceptions
         place = place_of(request)
-        is_again = place is not None and place.is_again
-        counts = task.counts_starts or header.callback is not None or header.is_counted or is_again
+        are_counted = _are_starts_counted(task, header, place)
         if place is not None:
             header = replace(header, is_counted=True)  # of its next message, while the pack's may come again
-        is_suspect = not counts and _came_again(task, request, header)
-        if is_suspect:
-            attempt += 1  # the start that was lost, of which the store knows nothing
-        is_durable = bool(counts or is_suspect) and not request.is_eager
-        lease, owner = unique.lease_for(task, header, request.id), owner_of(request)
+        is_suspect = not are_counted and _came_again(task, request, header)
+        lost = int(is_suspect)  # a start of which the store knows nothing
+        counts = Counts(header.attempts + lost + 1, header.exceptions)
+        is_durable = (are_counted or is_suspect) and not request.is_eager
+        owner, lease = owner_of(request), unique.lease_for(task, header, request.id)
         if is_durable:
             joined = lease if task.job_options.unique_via is None else None
 
-            def begin(behind: int = attempt - 1) -> AttemptStart | NotStarted:
+            def begin(behind: int = counts.attempt - 1) -> AttemptStart | NotStarted:
                 return start(self._store(), task, request.id, owner, header, behind, limits, joined)
 
             answer = begin() if place is None else place.ask_store(begin)
             if isinstance(answer, NotStarted):
                 return answer
-            attempt, exceptions = answer.attempt, answer.exceptions
+            counts = Counts(answer.attempt, answer.exceptions)
             lease = None if lease is joined else lease
             header = started(header) if lease is None else header
-        is_counted_anyway = header.unique is not None or header.is_counted or header.callback is not None
-        is_endless = limits.are_none and is_counted_anyway
-        if (is_suspect and attempt > MAX_STARTS) or (is_endless and attempt - header.attempts > MAX_STARTS):
-            broken = broken or MaxAttemptsExceededError(
+        if broken is None and _was_lost_too_often(header, limits, counts, is_suspect=is_suspect):
+            broken = MaxAttemptsExceededError(
                 f"{task.name} has lost its worker {MAX_STARTS} times, and is not started again."
             )
         running = RunningJob(
             request.id,
             task.job_options,
             header,
-            Counts(attempt, exceptions),
+            counts,
             limits,
             is_durable=is_durable,
             is_sync=is_sync,
@@ -168,8 +165,7 @@ class Executor:
             lease=lease,
             place=place,
         )
-        if broken is not None:
-            running.verdict.failure = broken
+        running.verdict.failure = broken
         if header.is_followed and not (is_durable or request.is_eager or task.declares_acks_late):
             write_down_when_long(self._store(), running)
         return running
@@ -251,6 +247,12 @@ def _read(request: Any) -> tuple[Header, Exception | None]:
         return Header(), error
 
 
+def _are_starts_counted(task: Any, header: Header, place: PackPlace | None) -> bool:
+    """Whether each start of the job is written down, as its task, or what its message says, asks for."""
+    is_again = place is not None and place.is_again
+    return bool(task.counts_starts or header.callback is not None or header.is_counted or is_again)
+
+
 def _came_again(task: Any, request: Any, header: Header) -> bool:
     """Whether this is a batch's member, or a chain's step, of which the broker says that it was delivered before.
 
@@ -262,6 +264,14 @@ def _came_again(task: Any, request: Any, header: Header) -> bool:
     if not header.is_followed or request.is_eager or task.declares_acks_late:
         return False
     return bool((request.delivery_info or {}).get("redelivered")) or was_kept_waiting(header)
+
+
+def _was_lost_too_often(header: Header, limits: Limits, counts: Counts, *, is_suspect: bool) -> bool:
+    """Whether a job that nothing else would end has been started too often, each time losing its worker."""
+    if is_suspect:
+        return counts.attempt > MAX_STARTS
+    is_counted_anyway = header.unique is not None or header.is_counted or header.callback is not None
+    return limits.are_none and is_counted_anyway and counts.attempt - header.attempts > MAX_STARTS
 
 
 def _exceeded(task: Any, running: RunningJob) -> str:
