@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,4 +48,12 @@ class PassedOn:
     error: BaseException
 
 
+OUTAGE_WAIT = (5.0, 15.0)
+"""Seconds, at least and at most, that a job waits for a store that cannot be used."""
+
 Outcome = Succeeded | Deleted | Released | Failed | PassedOn
+
+
+def outage_wait() -> float:
+    """Seconds that one job waits for a store: spread, so that a returning store does not meet every one at once."""
+    return random.uniform(*OUTAGE_WAIT)

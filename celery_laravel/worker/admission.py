@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from celery.utils.saferepr import saferepr
 
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
-from celery_laravel.attempt.outcome import Deleted, Outcome, Released
+from celery_laravel.attempt.outcome import Deleted, Outcome, Released, outage_wait
 from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.payload import load_arguments
 from celery_laravel.message.unique_options import LATEST
@@ -71,7 +70,7 @@ def admit(task: Any, request: Any, running: RunningJob, args: Any, kwargs: Any) 
         if request.is_eager:
             raise
         reason = f"the store does not answer: {error}"
-        return _put_back(task, running, random.uniform(5, 15), reason, logging.ERROR), args, kwargs
+        return _put_back(task, running, outage_wait(), reason, logging.ERROR), args, kwargs
     except Exception as error:  # arguments that cannot be read fail this job and no other
         running.verdict.failure = error
     return None, args, kwargs

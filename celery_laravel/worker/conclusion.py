@@ -9,14 +9,13 @@ neither run nor be sent again: in both cases nothing waits for this copy.
 from __future__ import annotations
 
 import logging
-import random
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from celery_laravel import events
-from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
+from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released, outage_wait
 from celery_laravel.attempt.retry_policy import Counts, Limits
 from celery_laravel.attempt.running_job import RunningJob
 from celery_laravel.attempt.storing import keep_from_storing
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from celery_laravel.worker.starting import NotStarted
 
 logger = logging.getLogger(__name__)
-
-OUTAGE_WAIT = (5.0, 15.0)
-"""Seconds, at least and at most, that a job waits for a store that cannot be used."""
 
 CelerysSignal = Any
 """A ``Retry``, ``Ignore`` or ``Reject``."""
@@ -86,12 +82,11 @@ def put_back_unstarted(task: Any, request: Any, error: Exception) -> CelerysSign
 
     The store does not answer, or cannot be used as it is (its tables have not
     been migrated, or its driver is not installed), or took longer than the job's
-    timeout, whose code has not begun. The job waits 5 to 15 seconds, spread so
-    that a returning store does not meet every waiting job at once.
+    timeout, whose code has not begun. The job waits as long as an `outage_wait`.
     """
     if request.is_eager:
         return error
-    delay = random.uniform(*OUTAGE_WAIT)
+    delay = outage_wait()
     reason = "the store cannot be used"
     if isinstance(error, StoreUnavailableError):
         reason = "the store does not answer"

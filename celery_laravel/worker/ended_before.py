@@ -13,18 +13,16 @@ would wait for ever. For the library's jobs it is made here instead.
 from __future__ import annotations
 
 import logging
-import random
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 
 from celery_laravel import clock
-from celery_laravel.attempt.outcome import PassedOn
+from celery_laravel.attempt.outcome import PassedOn, outage_wait
 from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.header import read_header
 from celery_laravel.message.unique_options import LATEST
 from celery_laravel.worker.admission import waiting
-from celery_laravel.worker.conclusion import OUTAGE_WAIT
 from celery_laravel.worker.results import find_success, ignores_result
 from celery_laravel.worker.starting import NotStarted
 
@@ -84,4 +82,4 @@ def _until_it_is_known(request: Any) -> NotStarted | None:
     if header.waits >= MOST_WAITS:
         return None
     reason = "the result backend does not tell whether it had succeeded before its worker was lost"
-    return NotStarted(reason, (waiting(header), random.uniform(*OUTAGE_WAIT)))
+    return NotStarted(reason, (waiting(header), outage_wait()))

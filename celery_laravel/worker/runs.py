@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import random
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_laravel import events
-from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released
+from celery_laravel.attempt.outcome import Failed, Outcome, PassedOn, Released, outage_wait
 from celery_laravel.attempt.running_job import RUNNING, RunningJob
 from celery_laravel.errors import ConfigurationError, JobReleasedError, MaxAttemptsExceededError, StoreUnavailableError
 from celery_laravel.message.header import with_header
 from celery_laravel.worker.admission import admit
-from celery_laravel.worker.conclusion import OUTAGE_WAIT, conclude, drop, put_back_unstarted
+from celery_laravel.worker.conclusion import conclude, drop, put_back_unstarted
 from celery_laravel.worker.ended_before import ended_before
 from celery_laravel.worker.executor import CELERYS_OWN
 from celery_laravel.worker.starting import NotStarted, store_start
@@ -132,7 +131,7 @@ class Runs:
             return self._settlement.succeeded_before(request, running)
         except StoreUnavailableError as error:
             logger.error("Job %s has to wait, because the store does not answer: %s", running.id, error)  # noqa: TRY400
-            return Released(random.uniform(*OUTAGE_WAIT), counts=False)
+            return Released(outage_wait(), counts=False)
 
     def _eagerly(  # noqa: PLR0917  the parts of one attempt
         self, task: Any, request: Any, running: RunningJob, outcome: Outcome, args: Any, kwargs: Any

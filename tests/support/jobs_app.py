@@ -22,8 +22,8 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from celery_laravel import Bus, current_job, install, signals
-from celery_laravel.attempt import leases
-from celery_laravel.worker import conclusion, debts, strategy
+from celery_laravel.attempt import leases, outcome
+from celery_laravel.worker import debts, strategy
 
 NAMES = ("broker", "backend", "store", "record", "queue")
 
@@ -310,7 +310,7 @@ if _backstop := os.environ.get("JOBS_BACKSTOP"):
     strategy.BACKSTOP = float(_backstop)
 if _patience := os.environ.get("JOBS_PATIENCE"):
     _wait = min(float(_patience), 5.0)
-    debts.PATIENCE, conclusion.OUTAGE_WAIT = float(_patience), (_wait, _wait)
+    debts.PATIENCE, outcome.OUTAGE_WAIT = float(_patience), (_wait, _wait)
 
 _given = {name: os.environ.get(f"JOBS_{name.upper()}") for name in NAMES}
 if all(_given.values()):
