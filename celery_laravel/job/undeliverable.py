@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
@@ -17,15 +18,18 @@ from celery.states import FAILURE
 
 from celery_laravel import clock, events
 from celery_laravel.attempt import unique
-from celery_laravel.errors import InvalidMessageError
+from celery_laravel.attempt.ownership import new_owner
+from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.job.own_tasks import announce_batch
 from celery_laravel.message.exceptions import describe, exception_to_data
 from celery_laravel.message.header import has_header, read_header
 from celery_laravel.runtime import runtime_of
-from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
+from celery_laravel.stores.factory import store_of
+from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState, StartStatus
 from celery_laravel.worker import batch
 from celery_laravel.worker.debts import Debt
 from celery_laravel.worker.failed_jobs import DEFAULT_CONNECTION, queue_of
+from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,8 +42,9 @@ logger = logging.getLogger(__name__)
 def settle_undeliverable(app: Celery, message: Any, error: Exception) -> None:
     """Settle the job of a message that a worker drops with ``error``, as one that has failed; twice is once.
 
-    A message without the library's header is Celery's alone. Called before the
-    message is acknowledged, in the worker's parent, of which nothing here
+    A message without the library's header is Celery's alone. So is a copy of a
+    job that runs in another worker, which may know its task, or that has ended.
+    Called before the message is acknowledged, in the worker's parent, of which nothing here
     keeps the other jobs: what fails is logged.
     """
     headers = message.headers
@@ -52,9 +57,31 @@ def settle_undeliverable(app: Celery, message: Any, error: Exception) -> None:
         logger.warning("Job %s (%s) is dropped, and nobody is told: %s", job_id, name, damaged)
         return
     try:
-        _settle(app, message, header, job_id, name, error)
+        if _may_settle(app, header, job_id, name):
+            _settle(app, message, header, job_id, name, error)
     except Exception:
         logger.exception("Job %s (%s) is dropped (%r) and could not be settled", job_id, name, error)
+
+
+def _may_settle(app: Celery, header: Header, job_id: str, name: str) -> bool:
+    """Whether this is no copy of a job that runs elsewhere or has ended: found out by starting it, without a lease."""
+    try:
+        start = store_of(app).attempts.begin(
+            job_id,
+            turn=header.turn,
+            attempts=header.attempts,
+            exceptions=header.exceptions,
+            owner=new_owner(job_id),
+            lease=timedelta(0),
+            keep=KEEP_OPEN,
+        )
+    except StoreUnavailableError as away:
+        logger.warning("Of job %s (%s) it is not known whether it runs elsewhere: %s", job_id, name, away)
+        return True
+    if start.status not in {StartStatus.RUNNING, StartStatus.OVER}:
+        return True
+    logger.info("Job %s (%s) is dropped: a copy of one that runs elsewhere, or has ended", job_id, name)
+    return False
 
 
 def _settle(  # noqa: PLR0917  the parts of one message
@@ -67,17 +94,20 @@ def _settle(  # noqa: PLR0917  the parts of one message
         name,
         unlock=() if key is None else (key, unique.running_key(key), unique.arguments_key(job_id)),
         member=_member(header, request, job_id, error),
-        attempt=AttemptEnd(job_id, header.turn, True, header.attempts + 1, header.exceptions),
         chain=header.chain,
         error=exception_to_data(error),
         record=_record(app, message, header, job_id, name, error),
     )
+    debts = runtime_of(app).debts
     with events.withheld() as withheld:
-        runtime_of(app).debts.pay_surely(debt, request, patience=0.0, gives_up=True)
+        debts.pay_surely(debt, request, patience=0.0, gives_up=True)
     if withheld and header.batch_id is not None:
         announce_batch(app, request, header.batch_id)
     if not request.ignore_result:
         app.backend.store_result(job_id, error, FAILURE, request=request)
+    # After all else: a worker that dies before has the message come again, to be settled once more.
+    end = AttemptEnd(job_id, header.turn, True, header.attempts + 1, header.exceptions)
+    debts.pay_surely(Debt(job_id, name, attempt=end), request, patience=0.0, gives_up=True)
     logger.error("Job %s (%s) has failed: its message cannot be taken: %r", job_id, name, error)
 
 

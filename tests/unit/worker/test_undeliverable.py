@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,9 @@ from celery_laravel import Bus, Job, signals
 from celery_laravel.attempt import unique
 from celery_laravel.job.undeliverable import settle_undeliverable
 from celery_laravel.message.header import read_header
+from celery_laravel.stores.factory import failed_jobs_of, store_of
+from celery_laravel.stores.records import AttemptEnd
+from celery_laravel.worker.starting import KEEP_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +56,49 @@ def test_a_message_that_comes_twice_is_settled_once(app: Celery, messages: Any, 
     assert [sent.headers["task"] for sent in messages()] == ["note"], "the batch's catch"
     [record] = Bus(app).failed.all()
     assert (record.task, record.args_repr, record.batch_id) == ("nowhere", "(1,)", batch.id)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_copy_of_a_job_that_another_worker_knows_is_dropped(
+    app: Celery, messages: Any, unknown: Any, has_ended: bool
+) -> None:
+    """That worker runs it, or has run it to its end: the chain has gone on, and is not caught beside that."""
+
+    @app.task(name="note")
+    def note(*args: Any) -> None: ...
+
+    Bus(app).chain([unknown, note.si()]).catch(note.s()).dispatch()
+    [message] = messages()
+    job_id, attempts = message.headers["id"], store_of(app).attempts
+    given: dict[str, Any] = {"turn": 0, "attempts": 0, "exceptions": 0, "lease": timedelta(seconds=60)}
+    attempts.begin(job_id, owner="a worker that knows it", keep=KEEP_OPEN, **given)
+    if has_ended:
+        attempts.end(AttemptEnd(job_id, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
+        app.backend.store_result(job_id, "done", "SUCCESS")
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+
+    assert (messages(), Bus(app).failed.count()) == ([], 0)
+    assert app.AsyncResult(job_id).state == ("SUCCESS" if has_ended else "PENDING")
+
+
+def test_one_whose_worker_died_as_it_settled_it_is_settled_when_it_comes_again(
+    app: Celery, messages: Any, unknown: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(name="note")
+    def note(*args: Any) -> None: ...
+
+    def die(*_: Any) -> None:
+        raise SystemExit
+
+    Bus(app).chain([unknown, note.si()]).catch(note.s()).dispatch()
+    [message] = messages()
+    with monkeypatch.context() as patch:
+        patch.setattr(failed_jobs_of(app), "record", die)
+        with pytest.raises(SystemExit):
+            settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert len(messages()) == 1, "the catch"
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert (len(messages()), Bus(app).failed.count()) == (0, 1)
 
 
 def test_a_job_whose_task_was_unknown_can_be_tried_again_as_it_was(app: Celery, messages: Any, unknown: Any) -> None:
