@@ -43,8 +43,8 @@ def settle_undeliverable(app: Celery, message: Any, error: Exception) -> None:
     """Settle the job of a message that a worker drops with ``error``, as one that has failed; twice is once.
 
     A message without the library's header is Celery's alone. So is a copy of a
-    job that runs in another worker, which may know its task, or that has ended.
-    Called before the message is acknowledged, in the worker's parent, of which nothing here
+    job that has ended, in another worker, which knew its task. Called before the
+    message is acknowledged, in the worker's parent, of which nothing here
     keeps the other jobs: what fails is logged.
     """
     headers = message.headers
@@ -64,7 +64,11 @@ def settle_undeliverable(app: Celery, message: Any, error: Exception) -> None:
 
 
 def _may_settle(app: Celery, header: Header, job_id: str, name: str) -> bool:
-    """Whether this is no copy of a job that runs elsewhere or has ended: found out by starting it, without a lease."""
+    """Whether this is no copy of a job that has ended: found out by starting it, without a lease.
+
+    One that another worker runs is settled: that worker may be dead, and this
+    message the last that there is of the job.
+    """
     try:
         start = store_of(app).attempts.begin(
             job_id,
@@ -76,11 +80,11 @@ def _may_settle(app: Celery, header: Header, job_id: str, name: str) -> bool:
             keep=KEEP_OPEN,
         )
     except StoreUnavailableError as away:
-        logger.warning("Of job %s (%s) it is not known whether it runs elsewhere: %s", job_id, name, away)
+        logger.warning("Of job %s (%s) it is not known whether it has ended: %s", job_id, name, away)
         return True
-    if start.status not in {StartStatus.RUNNING, StartStatus.OVER}:
+    if start.status is not StartStatus.OVER:
         return True
-    logger.info("Job %s (%s) is dropped: a copy of one that runs elsewhere, or has ended", job_id, name)
+    logger.info("Job %s (%s) is dropped: a copy of one that has ended", job_id, name)
     return False
 
 

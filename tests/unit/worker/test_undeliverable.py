@@ -58,11 +58,8 @@ def test_a_message_that_comes_twice_is_settled_once(app: Celery, messages: Any, 
     assert (record.task, record.args_repr, record.batch_id) == ("nowhere", "(1,)", batch.id)
 
 
-@pytest.mark.parametrize("has_ended", [True, False])
-def test_a_copy_of_a_job_that_another_worker_knows_is_dropped(
-    app: Celery, messages: Any, unknown: Any, has_ended: bool
-) -> None:
-    """That worker runs it, or has run it to its end: the chain has gone on, and is not caught beside that."""
+def test_a_copy_of_a_job_that_another_worker_has_run_is_dropped(app: Celery, messages: Any, unknown: Any) -> None:
+    """That worker knew its task. The chain has gone on, and is not caught beside that."""
 
     @app.task(name="note")
     def note(*args: Any) -> None: ...
@@ -72,13 +69,22 @@ def test_a_copy_of_a_job_that_another_worker_knows_is_dropped(
     job_id, attempts = message.headers["id"], store_of(app).attempts
     given: dict[str, Any] = {"turn": 0, "attempts": 0, "exceptions": 0, "lease": timedelta(seconds=60)}
     attempts.begin(job_id, owner="a worker that knows it", keep=KEEP_OPEN, **given)
-    if has_ended:
-        attempts.end(AttemptEnd(job_id, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
-        app.backend.store_result(job_id, "done", "SUCCESS")
+    attempts.end(AttemptEnd(job_id, 0, is_final=True, attempts=1), keep=KEEP_OPEN)
+    app.backend.store_result(job_id, "done", "SUCCESS")
     settle_undeliverable(app, message, NotRegistered("nowhere"))
 
     assert (messages(), Bus(app).failed.count()) == ([], 0)
-    assert app.AsyncResult(job_id).state == ("SUCCESS" if has_ended else "PENDING")
+    assert app.AsyncResult(job_id).state == "SUCCESS"
+
+
+def test_one_whose_worker_has_died_is_settled_while_its_lease_lasts(app: Celery, messages: Any, unknown: Any) -> None:
+    """There may be no other message of it."""
+    batch = Bus(app).batch([unknown]).allow_failures().dispatch()
+    [message] = messages()
+    given: dict[str, Any] = {"turn": 0, "attempts": 0, "exceptions": 0, "lease": timedelta(seconds=60)}
+    store_of(app).attempts.begin(message.headers["id"], owner="a worker that died", keep=KEEP_OPEN, **given)
+    settle_undeliverable(app, message, NotRegistered("nowhere"))
+    assert (batch.fresh().failed_jobs, batch.fresh().pending_jobs) == (1, 0)
 
 
 def test_one_whose_worker_died_as_it_settled_it_is_settled_when_it_comes_again(
