@@ -181,8 +181,7 @@ class JobRequest(Request):
             if self.task.is_followed(self._context):
                 self._settle(TaskRevokedError(reason))
                 return
-            if self.task.job_options.unique:
-                self._free_unique_lock()
+            self._free_unique_lock()
             self.task.give_up_slots_of(self._context)
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 from celery.exceptions import NotRegistered
 
 from celery_laravel.job.undeliverable import settle_undeliverable
+from celery_laravel.message.options import JobOptions
 from tests.unit.unique.scripted import job
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ def test_a_revoked_or_expired_job_frees_its_lock(app: Celery, worker: Worker, lo
     [message] = worker.messages()
     request = worker.request(message)
     request._announce_revoked("expired", terminated=False, signum=None, expired=True)
+    assert locks() == {}
+
+
+def test_a_revoked_job_frees_the_lock_that_its_message_has_though_its_task_is_unique_no_more(
+    app: Celery, worker: Worker, locks: Any
+) -> None:
+    """The message is of before a deployment, its worker of after."""
+    job(app).delay()
+    [message] = worker.messages()
+    type(app.tasks["job"]).job_options = JobOptions()
+    worker.request(message)._announce_revoked("revoked", terminated=False, signum=None, expired=False)
     assert locks() == {}
 
 
