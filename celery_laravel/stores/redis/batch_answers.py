@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class BatchAnswers:
 
     def __init__(self) -> None:
         self._fixed: dict[str, Fixed] = {}
+        self._learning = threading.Lock()  # nobody may add where another looks for the oldest
 
     def fixed(self, batch_id: str) -> Fixed | None:
         """What is remembered of a batch; whoever asks the server keeps it until the answer is in."""
@@ -46,7 +48,8 @@ class BatchAnswers:
 
     def forget(self, batch_id: str) -> None:
         """Forget a batch that is removed."""
-        self._fixed.pop(batch_id, None)
+        with self._learning:
+            self._fixed.pop(batch_id, None)
 
     def change(
         self, batch_id: str, answer: Any, fixed: Fixed | None, exception: Mapping[str, Any] | None = None
@@ -86,9 +89,10 @@ class BatchAnswers:
             fixed = Fixed(created, as_datetime(int(created)), **json.loads(part))
         if exception:
             fixed.first_exception = json.loads(exception)
-        self._fixed[batch_id] = fixed
-        while len(self._fixed) > REMEMBERED:
-            self._fixed.pop(next(iter(self._fixed)), None)
+        with self._learning:
+            self._fixed[batch_id] = fixed
+            if len(self._fixed) > REMEMBERED:
+                del self._fixed[next(iter(self._fixed))]
         return fixed
 
 

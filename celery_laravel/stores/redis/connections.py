@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import deque
@@ -50,7 +51,7 @@ class Connections:
         self.server = server_of(self._pool)
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
-        self._undone: list[bytes] = []
+        self._undone: deque[bytes] = deque()
         self._posted: set[bytes] = set()
 
     def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -143,19 +144,18 @@ class Connections:
         """Send commands and return their answers, or raise the first error among them once all are in."""
         connection = self._take()
         owed = _owed(connection)
-        undone, self._undone = self._undone, []
+        undone = self._take_undone() if self._undone else ()
         try:
             connection.send_packed_command([*undone, *commands] if undone else commands, check_health=False)
             late = [_answer(connection) for _ in range(len(owed) + len(undone))]
             answers = [_answer(connection) for _ in commands]
         except BaseException:  # out of step: whoever used it next would read our answer
-            self._undone += undone
+            self._undone.extend(undone)
             self._drop(connection)
             raise
         if late:
-            self._undone += [
-                posted for posted, answer in zip([*owed, *undone], late, strict=True) if _is_undone(answer)
-            ]
+            posted = zip([*owed, *undone], late, strict=True)
+            self._undone.extend(command for command, answer in posted if _is_undone(answer))
             owed.clear()
         self._give_back(connection)
         for answer in answers:
@@ -163,9 +163,17 @@ class Connections:
                 raise answer
         return answers
 
+    def _take_undone(self) -> list[bytes]:
+        """What is to be sent again, one by one, as other threads take and add."""
+        taken: list[bytes] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._undone.popleft())
+        return taken
+
     def _take(self) -> Any:
         if self._pid != os.getpid():
-            self._pid, self._idle, self._undone = os.getpid(), deque(), []
+            self._pid, self._idle, self._undone = os.getpid(), deque(), deque()
         try:
             return self._idle.pop()
         except IndexError:
@@ -181,7 +189,7 @@ class Connections:
             self._drop(connection)
 
     def _drop(self, connection: Any) -> None:
-        self._undone += _owed(connection)
+        self._undone.extend(_owed(connection))
         connection.disconnect()
 
 
