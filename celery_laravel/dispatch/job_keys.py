@@ -6,11 +6,14 @@ import inspect
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from celery_laravel.attempt.running_job import bind_arguments
 from celery_laravel.message.unique_options import argument_names
 from celery_laravel.middleware.keys import key_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+_NAMED = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 
 _signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
 _positions: WeakKeyDictionary[Any, Mapping[str, int] | None] = WeakKeyDictionary()
@@ -54,21 +57,38 @@ def _called(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """What a function makes of the arguments: of those that it names, where all it names are the task's own."""
-    names = _names_of(unique_id)
-    if names is None or not bound.arguments.keys() >= names:
-        return unique_id(task, *args, **kwargs)
-    return unique_id(task, **{name: bound.arguments[name] for name in names})
+    """What a function makes of the arguments, which it is given in one way whatever way they were passed.
 
-
-def _names_of(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The parameters of a function after the first; None if it takes whatever it is given."""
+    Of those that it names, where all it names are the task's own; of all by
+    name, where it takes any name and not any number; else of all by position,
+    those that have defaults included if it takes as many. One that takes none of
+    this is given them as they were passed, and says what it misses.
+    """
     try:
-        _, *parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(unique_id)
     except ValueError:  # a built-in says nothing of what it takes
-        return None
-    named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
-    return frozenset(p.name for p in parameters) if all(p.kind in named for p in parameters) else None
+        return unique_id(task, *args, **kwargs)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if kinds <= _NAMED:
+        _, *names = signature.parameters
+        if bound.arguments.keys() >= set(names):
+            return unique_id(task, **{name: bound.arguments[name] for name in names})
+    given = _signature_of(task).bind(*args, **kwargs)
+    forms: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = [(it.args, it.kwargs) for it in (bound, given)]
+    if inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        forms.insert(0, ((), bind_arguments(task.run, tuple(args), kwargs)))
+    for form_args, form_kwargs in forms:
+        if _takes(signature, task, form_args, form_kwargs):
+            return unique_id(task, *form_args, **form_kwargs)
+    return unique_id(task, *args, **kwargs)
+
+
+def _takes(signature: inspect.Signature, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    try:
+        signature.bind(task, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _argument(bound: inspect.BoundArguments, name: str) -> Any:

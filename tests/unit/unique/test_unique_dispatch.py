@@ -93,6 +93,31 @@ def test_a_method_is_given_the_arguments_that_it_names_whatever_way_they_are_pas
     assert not task.delay(1).suppressed
 
 
+@pytest.mark.parametrize(
+    "unique_id",
+    [
+        lambda self, *args, **kwargs: (args, kwargs),
+        lambda self, first, *rest: (first, rest),
+        lambda self, **named: named,
+        lambda self, value, **rest: (value, rest),
+        lambda self, first, second: (first, second),
+    ],
+    ids=["any", "any number", "any name", "a name and any", "names of its own"],
+)
+@pytest.mark.parametrize("other", [((), {}), ((0,), {}), ((), {"value": 0}), ((0, 0), {}), ((), {"other": 0})])
+def test_a_method_is_given_equal_arguments_in_one_way(app: Celery, unique_id: Any, other: Any) -> None:
+    task = job(app, unique_id=unique_id)
+    task.delay(0)
+    assert task.apply_async(*other).suppressed
+    assert not task.delay(1).suppressed
+    assert not task.delay(0, other=1).suppressed
+
+
+def test_a_method_that_takes_fewer_arguments_than_the_task_is_not_given_the_defaults(app: Celery, locks: Any) -> None:
+    job(app, unique_id=lambda self, only: only).delay(value=7)
+    assert list(locks()) == ["unique:job:7"]
+
+
 def test_a_method_whose_names_are_its_own_is_given_all_arguments_as_they_are(app: Celery, locks: Any) -> None:
     job(app, unique_id=lambda self, first, *rest: (first, *rest)).delay(1, 2)
     assert list(locks()) == ["unique:job:[1, 2]"]
