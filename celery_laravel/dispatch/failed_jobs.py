@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from dataclasses import replace
@@ -15,7 +14,6 @@ from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
 from celery.states import READY_STATES, RETRY
 from celery.utils import uuid
-from kombu.serialization import loads, registry
 
 from celery_laravel import clock, events
 from celery_laravel.attempt.deadline import deadline_of
@@ -23,6 +21,7 @@ from celery_laravel.attempt.storing import keep_from_storing
 from celery_laravel.dispatch.connections import send_through
 from celery_laravel.message.canvas import change_headers, members_of
 from celery_laravel.message.header import next_round, read_header, with_header
+from celery_laravel.message.payload import load_payload
 from celery_laravel.settings import own_connection, settings_of
 from celery_laravel.stores.factory import NullFailedJobStore, failed_jobs_of, store_of
 
@@ -213,9 +212,7 @@ def signature_of(app: Celery, payload: Mapping[str, Any]) -> Signature:
     The payload holds a signature, or, with ``headers``, a message that no worker
     could take as it came.
     """
-    body = base64.b64decode(payload["body"]) if payload["is_base64"] else payload["body"]
-    accept = {registry.name_to_type.get(name, name) for name in app.conf.accept_content}
-    data = loads(body, payload["content_type"], payload["content_encoding"], accept=accept)
+    data = load_payload(payload, app)
     if "headers" in payload:
         data = _signature_of_message(app, payload, *data)
     signature = Signature.from_dict(data, app=app)

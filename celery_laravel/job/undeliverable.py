@@ -7,7 +7,6 @@ read whatever the body is, says who that is.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from datetime import timedelta
@@ -23,6 +22,7 @@ from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.job.own_tasks import announce_batch
 from celery_laravel.message.exceptions import describe, exception_to_data
 from celery_laravel.message.header import has_header, read_header
+from celery_laravel.message.payload import pack_payload
 from celery_laravel.runtime import runtime_of
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState, StartStatus
@@ -153,10 +153,7 @@ def _record(app: Celery, message: Any, header: Header, job_id: str, name: str, e
         attempts=header.attempts,
         batch_id=header.batch_id,
         payload={
-            "content_type": message.content_type,
-            "content_encoding": message.content_encoding,
-            "body": base64.b64encode(body).decode("ascii"),
-            "is_base64": True,
+            **pack_payload(message.content_type, message.content_encoding, body),
             "headers": json.loads(json.dumps(headers, default=str)),
             "delivery_info": json.loads(json.dumps(message.delivery_info or {}, default=str)),
         },

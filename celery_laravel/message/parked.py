@@ -8,7 +8,6 @@ which the store itself pushes there. Both are a JSON object with the task's
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_laravel.errors import InvalidMessageError
 from celery_laravel.message.header import NAME, VERSION
+from celery_laravel.message.payload import pack_body, unpack_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,11 +48,7 @@ class Published:
         Raises:
             EncodeError: A header or an option cannot be carried by JSON.
         """
-        is_binary = isinstance(self.body, bytes)
-        data = {**vars(self), "is_base64": is_binary}
-        if isinstance(self.body, bytes):
-            data["body"] = base64.b64encode(self.body).decode("ascii")
-        return str(dumps(data))
+        return str(dumps({**vars(self), **pack_body(self.body)}))
 
     @classmethod
     def from_text(cls, text: str) -> Published:
@@ -63,12 +59,11 @@ class Published:
         """
         try:
             data = loads(text)
-            is_binary = data.pop("is_base64")
-            message = cls(**data)
-            body = base64.b64decode(message.body) if is_binary else message.body
+            data["body"] = unpack_body(data)
+            del data["is_base64"]
+            return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InvalidMessageError(f"A delayed message in the store cannot be read: {error}") from error
-        return cls(**{**vars(message), "body": body})
 
 
 def headers_of(text: str) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Task
 from kombu.exceptions import EncodeError
@@ -13,11 +13,13 @@ from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.message.header import with_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from celery.canvas import Signature
 
     from celery_laravel.message.header import Header
+
+Made = TypeVar("Made")
 
 
 def resend(  # noqa: PLR0917  those of Celery's `signature_from_request`, which this stands in for
@@ -58,16 +60,27 @@ def delivery_options(request: Any) -> dict[str, Any]:
     return options
 
 
-def serializers_for(task: Any, header: Header) -> Iterator[str]:
-    """The serializers to try for a job's message: the one it came in where that is known, then all the app accepts.
+def in_first_serializer(task: Any, signature: Signature, header: Header, encode: Callable[[str], Made]) -> Made:
+    """What ``encode`` makes of a signature in the first serializer that can carry it, whose name the signature gets.
 
-    A plain dispatch with a serializer of its own leaves no word of it in the
-    message that the task could see.
+    The one it came in is tried first, where that is known, then all that the
+    app accepts: a plain dispatch with a serializer of its own leaves no word of
+    it in the message that the task could see.
+
+    Raises:
+        EncodeError: None can.
     """
+    unencodable: EncodeError | None = None
     names = [header.serializer or task.serializer or "json", *task.app.conf.accept_content]
     for name in dict.fromkeys(registry.type_to_name.get(name, name) for name in names):
-        if name in registry.name_to_type:
-            yield name
+        if name not in registry.name_to_type:
+            continue
+        signature.options["serializer"] = name
+        try:
+            return encode(name)
+        except EncodeError as error:
+            unencodable = unencodable or error
+    raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
 
 
 def send_again(task: Any, signature: Signature, header: Header) -> None:
@@ -77,16 +90,7 @@ def send_again(task: Any, signature: Signature, header: Header) -> None:
         EncodeError: None can; nothing was published.
         Exception: Whatever keeps it from being published.
     """
-    unencodable: EncodeError | None = None
-    for serializer in serializers_for(task, header):
-        signature.options["serializer"] = serializer
-        try:
-            _publish(task, signature)
-        except EncodeError as error:
-            unencodable = unencodable or error
-        else:
-            return
-    raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
+    in_first_serializer(task, signature, header, lambda _: _publish(task, signature))
 
 
 def _publish(task: Any, signature: Signature) -> None:

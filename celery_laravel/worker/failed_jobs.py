@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.saferepr import saferepr
-from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 
 from celery_laravel import clock
 from celery_laravel.message.exceptions import describe
-from celery_laravel.message.resend import serializers_for
+from celery_laravel.message.payload import pack_payload
+from celery_laravel.message.resend import in_first_serializer
 from celery_laravel.settings import own_connection
 from celery_laravel.stores.records import FailedJob
 
@@ -56,25 +55,13 @@ def payload_of(task: Any, request: Any, header: Header) -> dict[str, Any]:
     Raises:
         EncodeError: No serializer can carry it.
     """
-    content_type, encoding, body = _encoded(task, task.signature_from_request(request), header)
-    is_text = isinstance(body, str)
-    return {
-        "content_type": content_type,
-        "content_encoding": encoding,
-        "body": body if is_text else base64.b64encode(body).decode("ascii"),
-        "is_base64": not is_text,
-    }
-
-
-def _encoded(task: Any, signature: Any, header: Header) -> tuple[str, str, Any]:
-    unencodable: EncodeError | None = None
-    for serializer in serializers_for(task, header):
-        signature.options["serializer"] = serializer
-        try:
-            return dumps(dict(signature), serializer=serializer)  # type: ignore[no-any-return]
-        except EncodeError as error:
-            unencodable = unencodable or error
-    raise unencodable or EncodeError(f"None of the serializers in accept_content is known for {task.name!r}.")
+    signature = task.signature_from_request(request)
+    return in_first_serializer(
+        task,
+        signature,
+        header,
+        lambda serializer: pack_payload(*dumps(dict(signature), serializer=serializer)),
+    )
 
 
 def queue_of(request: Any) -> str | None:
