@@ -79,11 +79,16 @@ def is_made_by_celery_alone(app: Celery) -> bool:
     """Whether nobody has put something of their own in the place of what makes messages, as tools that trace do."""
     own = vars(app).get("send_task")
     return (
-        (own is None or hasattr(own, CHECKS_BY_NAME))
+        (own is None or checks_by_name(own))
         and type(app).send_task is Celery.send_task
         and type(app.amqp) is AMQP
         and all(_is_as_written(cls, name) for cls, name in _MAKERS)
     )
+
+
+def checks_by_name(send_task: Any) -> bool:
+    """Whether this is the library's own, and not what a tool has made of it, which may look like it."""
+    return hasattr(send_task, CHECKS_BY_NAME) and not hasattr(send_task.__wrapped__, CHECKS_BY_NAME)
 
 
 def _is_as_written(cls: type, name: str) -> bool:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from celery_laravel.dispatch.alike import CHECKS_BY_NAME
+from celery_laravel.dispatch.alike import CHECKS_BY_NAME, checks_by_name
 from celery_laravel.dispatch.connections import OPTION
 from celery_laravel.dispatch.dispatcher import dispatch, refuse_what_is_not_there
 from celery_laravel.errors import ConfigurationError
@@ -56,7 +56,7 @@ def check_sending_by_name(app: Celery) -> None:
 
         return dispatch(task, publish, args, kwargs, task_id, link, bound)
 
-    setattr(send_task, CHECKS_BY_NAME, True)
+    setattr(send_task, CHECKS_BY_NAME, own)
     app.send_task = send_task
 
 
@@ -64,12 +64,12 @@ def leave_sending_alone(app: Celery) -> None:
     """Give Celery's own ``send_task`` back to an app that has been finalized and has no job to be checked."""
     if any(map(_is_checked, app._tasks.values())):  # noqa: SLF001  it is being finalized
         return
-    ours = vars(app).get("send_task")
-    own = getattr(ours, "__wrapped__", None)
-    if not hasattr(ours, CHECKS_BY_NAME) or hasattr(own, CHECKS_BY_NAME):  # a tool has wrapped ours
+    ours: Any = vars(app).get("send_task")
+    if not checks_by_name(ours):  # a tool has wrapped it
         return
     _checked.discard(app)
-    if getattr(own, "__func__", None) is type(app).send_task:
+    own = getattr(ours, CHECKS_BY_NAME)
+    if own is None:
         del app.send_task
     else:
         app.send_task = own

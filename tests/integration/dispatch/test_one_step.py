@@ -325,7 +325,7 @@ def test_who_wants_to_see_every_message_sees_them(app: Celery, take: Any, pushed
     assert len(take()) == 5
 
 
-@pytest.mark.parametrize("where", ["Celery.send_task", "Task.apply_async", "Producer.publish"])
+@pytest.mark.parametrize("where", ["Celery.send_task", "app.send_task", "Task.apply_async", "Producer.publish"])
 def test_a_tool_that_wraps_celery_is_called_each_time(
     app: Celery, pushed: list[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -338,7 +338,7 @@ def test_a_tool_that_wraps_celery_is_called_each_time(
     task = unique_task(app)
     assert app.tasks[task.name].name == task.name, "it is bound before the tool comes"
     owner, _, name = where.partition(".")
-    cls = {"Celery": Celery, "Task": Task, "Producer": Producer}[owner]
+    cls: Any = {"Celery": Celery, "app": app, "Task": Task, "Producer": Producer}[owner]
     original = getattr(cls, name)
 
     @wraps(original)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import Celery
 from celery.beat import ScheduleEntry, Scheduler
 
 from celery_laravel import install
@@ -12,8 +14,6 @@ from tests.unit.unique.scripted import job, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from celery import Celery
 
     from tests.unit.unique.conftest import Worker
 
@@ -60,6 +60,32 @@ def test_an_app_without_such_jobs_keeps_its_own_send_task(make_app: Callable[...
     install(app)
     assert app.send_task("elsewhere") == "sent elsewhere"
     assert app.send_task is send_by_name
+
+
+def test_a_tool_that_wraps_celerys_send_task_before_the_tasks_are_known_stays(
+    make_app: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = install(make_app())
+    monkeypatch.setattr(Celery, "send_task", lambda _, name: f"traced {name}")
+    assert [app.send_task("elsewhere") for _ in range(2)] == ["traced elsewhere"] * 2
+    assert "send_task" not in vars(app)
+
+
+def test_a_tool_that_wraps_the_apps_send_task_before_the_tasks_are_known_stays(
+    make_app: Callable[..., Celery],
+) -> None:
+    app = install(make_app())
+    send, seen = app.send_task, []
+
+    @wraps(send)
+    def traced(name: str, *args: Any, **options: Any) -> Any:
+        seen.append(name)
+        return send(name, *args, **options)
+
+    app.send_task = traced
+    app.send_task("elsewhere")
+    app.send_task("elsewhere")
+    assert seen == ["elsewhere"] * 2
 
 
 def test_an_app_that_is_not_to_be_finalized_by_itself_sends_by_name_all_the_same(
