@@ -88,6 +88,18 @@ def test_a_longer_countdown_is_kept(
     assert delay_of(message) == waits
 
 
+@pytest.mark.parametrize("expired", [False, True])
+def test_the_newest_stands_for_all_before_it_even_if_it_is_called_off(
+    app: Celery, worker: Worker, expired: bool
+) -> None:
+    task = job(app)
+    task.delay(1), task.delay(2)
+    first, newest = worker.messages()
+    worker.request(newest)._announce_revoked("called off", terminated=False, signum=None, expired=expired)
+    worker.deliver(first)
+    assert task.ran == []
+
+
 def test_a_later_eta_is_kept(app: Celery, worker: Worker, time: Clock, delay_of: Callable[[Any], float]) -> None:
     eta = datetime.fromtimestamp(time.now + 90, tz=timezone.utc)
     task = job(app)
