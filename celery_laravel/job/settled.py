@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
+from celery_laravel.attempt.outcome import outage_wait
 from celery_laravel.attempt.running_job import RUNNING
+from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.job.own_tasks import announce
 from celery_laravel.job.speaking import SpeakingJob
 from celery_laravel.message.header import has_header
-from celery_laravel.worker.admission import last_known_arguments
+from celery_laravel.worker.admission import last_known_arguments, waiting
 from celery_laravel.worker.conclusion import unstarted
 from celery_laravel.worker.endings import Ending
+from celery_laravel.worker.redelivery import has_come_before
+from celery_laravel.worker.starting import NotStarted, find_other_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +39,20 @@ class SettledJob(SpeakingJob):
     def counts_starts(self) -> bool:
         """Whether every start of the job is written down, so that a crash counts and no copy starts beside it."""
         return bool(self.acks_late and self.job_options.outlives_worker)
+
+    def find_other_start(self, request: Any) -> NotStarted | None:
+        """Why a message that was revoked or has expired is a copy of a job that runs, or has ended; else None.
+
+        Only one that has come before can be, so that of all others nothing is
+        asked. While the store is away that cannot be told, and the message waits.
+        """
+        header = unstarted(self, request).header
+        if not (has_come_before(request) or header.waits):
+            return None
+        try:
+            return find_other_start(self._runtime.store, request.id, header)
+        except StoreUnavailableError as away:
+            return NotStarted(f"the store does not answer: {away}", (waiting(header), outage_wait()))
 
     def end_leases_of(self, attempts: Mapping[str, str], owners: Iterable[str]) -> None:
         """End attempts, given as job id to owner, and free the owners' locks, their process being gone.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
@@ -17,7 +16,6 @@ from celery.states import FAILURE
 
 from celery_laravel import clock, events
 from celery_laravel.attempt import unique
-from celery_laravel.attempt.ownership import new_owner
 from celery_laravel.errors import InvalidMessageError, StoreUnavailableError
 from celery_laravel.job.own_tasks import announce_batch
 from celery_laravel.message.exceptions import describe, exception_to_data
@@ -25,11 +23,11 @@ from celery_laravel.message.header import has_header, read_header
 from celery_laravel.message.payload import pack_payload
 from celery_laravel.runtime import runtime_of
 from celery_laravel.stores.factory import store_of
-from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState, StartStatus
+from celery_laravel.stores.records import AttemptEnd, FailedJob, MemberEnd, MemberState
 from celery_laravel.worker import batch
 from celery_laravel.worker.debts import Debt
 from celery_laravel.worker.failed_jobs import DEFAULT_CONNECTION, queue_of
-from celery_laravel.worker.starting import KEEP_OPEN
+from celery_laravel.worker.starting import find_other_start
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -64,25 +62,17 @@ def settle_undeliverable(app: Celery, message: Any, error: Exception) -> None:
 
 
 def _may_settle(app: Celery, header: Header, job_id: str, name: str) -> bool:
-    """Whether this is no copy of a job that has ended: found out by starting it, without a lease.
+    """Whether this is no copy of a job that has ended.
 
     One that another worker runs is settled: that worker may be dead, and this
     message the last that there is of the job.
     """
     try:
-        start = store_of(app).attempts.begin(
-            job_id,
-            turn=header.turn,
-            attempts=header.attempts,
-            exceptions=header.exceptions,
-            owner=new_owner(job_id),
-            lease=timedelta(0),
-            keep=KEEP_OPEN,
-        )
+        copy = find_other_start(store_of(app), job_id, header)
     except StoreUnavailableError as away:
         logger.warning("Of job %s (%s) it is not known whether it has ended: %s", job_id, name, away)
         return True
-    if start.status is not StartStatus.OVER:
+    if copy is None or copy.release is not None:
         return True
     logger.info("Job %s (%s) is dropped: a copy of one that has ended", job_id, name)
     return False

@@ -148,11 +148,10 @@ class PackRequest(JobRequest):
         if self.eventer and self.eventer.enabled and task.send_events:
             self.eventer.send("task-failed", uuid=member.id, exception=repr(error), traceback="")
 
-    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+    def _end_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Settle all members of a pack that was itself revoked, save those that have ended."""
-        with self._answered_last():
-            super()._announce_revoked(reason, terminated, signum, expired)
-            self._revoke_members(reason)
+        super()._end_revoked(reason, terminated, signum, expired)
+        self._revoke_members(reason)
 
     def _revoke_members(self, reason: str) -> None:
         try:

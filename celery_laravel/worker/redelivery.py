@@ -26,6 +26,12 @@ def tell_redelivery(app: Celery, request: dict[str, Any]) -> None:
         request["delivery_info"] = {**delivery, "redelivered": True}  # another one: Celery goes by its own
 
 
+def has_come_before(request: Any) -> bool:
+    """Whether a request in the worker's parent says so."""
+    delivery = request.delivery_info or {}
+    return bool(delivery.get("redelivered") or delivery.get(_HIDDEN))
+
+
 def reveal_redelivery(request: Any) -> None:
     """Have a running request say again what was hidden from Celery."""
     delivery = request.delivery_info or {}

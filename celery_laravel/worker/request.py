@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import VERSION
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import Reject, TaskRevokedError
 from celery.utils.saferepr import saferepr
 from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_jobs
@@ -19,6 +19,7 @@ from celery_laravel.attempt.ownership import write_owner
 from celery_laravel.message.header import NAME
 from celery_laravel.message.parked import is_marked_as_revoked
 from celery_laravel.worker import leases
+from celery_laravel.worker.conclusion import drop
 from celery_laravel.worker.endings import Ending, told
 from celery_laravel.worker.redelivery import tell_redelivery
 from celery_laravel.worker.results import stored_success
@@ -173,16 +174,40 @@ class JobRequest(Request):
         return self._goes_on
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        """Settle a batch's member or a chain's step that was revoked or has expired; give up lock and starts kept."""
+        """Settle a job that was revoked or has expired, unless this is a copy of one that runs, or has ended."""
+        if not terminated and self._is_copy():
+            return
         with self._answered_last():
-            super()._announce_revoked(reason, terminated, signum, expired)
-            if terminated and self.lease_owners:
-                leases.leave(self)
-            if self.task.is_followed(self._context):
-                self._settle(TaskRevokedError(reason))
-                return
-            self._free_unique_lock()
-            self.task.give_up_slots_of(self._context)
+            self._end_revoked(reason, terminated, signum, expired)
+
+    def _end_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Settle a batch's member or a chain's step that was revoked or has expired; give up lock and starts kept."""
+        super()._announce_revoked(reason, terminated, signum, expired)
+        if terminated and self.lease_owners:
+            leases.leave(self)
+        if self.task.is_followed(self._context):
+            self._settle(TaskRevokedError(reason))
+            return
+        self._free_unique_lock()
+        self.task.give_up_slots_of(self._context)
+
+    def _is_copy(self) -> bool:
+        """Whether the message has come before, and its job runs elsewhere or has ended; then it is seen to.
+
+        A copy of one that runs goes back to its queue: should that worker die, it is the only one left.
+        """
+        if not self.attempt:
+            return False
+        copy = self.task.find_other_start(self._context)
+        if copy is None:
+            return False
+        self._already_revoked = True
+        task_ready(self)
+        if isinstance(drop(self.task, self._context, copy), Reject):
+            self.reject(requeue=True)
+        else:
+            self.acknowledge()
+        return True
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """Keep the leases of a job whose process has been told to end, because the broker is gone, until it has."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from celery.states import STARTED
 
 from celery_laravel.attempt import leases
+from celery_laravel.attempt.ownership import new_owner
+from celery_laravel.attempt.retry_policy import Limits
 from celery_laravel.stores.records import StartStatus
 from celery_laravel.worker.admission import may_run_unlocked, waiting, waiting_time
 from celery_laravel.worker.results import ignores_result
 
 if TYPE_CHECKING:
-    from celery_laravel.attempt.retry_policy import Limits
     from celery_laravel.attempt.running_job import RunningJob
     from celery_laravel.message.header import Header
     from celery_laravel.stores.contracts import Store
@@ -87,6 +88,27 @@ def start(  # noqa: PLR0917  the parts of one start
         return refused
     leases.keep_attempt_alive(store, job_id, owner)
     return answer
+
+
+def find_other_start(store: Store, job_id: str, header: Header) -> NotStarted | None:
+    """Why the message of a job that is not to run any more is only a copy of one that runs, or has ended; else None.
+
+    One call of the store. It starts the job where nothing keeps it from that, and lets go of it at once.
+
+    Raises:
+        StoreUnavailableError: It cannot be told.
+    """
+    answer = store.attempts.begin(
+        job_id,
+        turn=header.turn,
+        attempts=header.attempts,
+        exceptions=header.exceptions,
+        owner=new_owner(job_id),
+        lease=timedelta(0),
+        keep=KEEP_OPEN,
+    )
+    is_copy = answer.status in {StartStatus.RUNNING, StartStatus.OVER}
+    return _refusal(answer, header, Limits(), None) if is_copy else None
 
 
 def write_down_when_long(store: Store, running: RunningJob) -> None:
