@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+LONGEST = 1e11
+"""Seconds in three thousand years. What ends later is no date of Python's, nor an instant that every store can keep."""
+
 
 def is_seconds(value: Any) -> bool:
-    """Whether a value can be a duration in seconds: a finite number that is not negative."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+    """Whether a value can be a duration in seconds: a number from 0 to `LONGEST`."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
 
 
 def in_seconds(duration: Any) -> Any:

@@ -28,6 +28,8 @@ def declare(app: Celery, **options: Any) -> Any:
         ("unique", ["latest"]),
         ("unique_for", -1),
         ("unique_for", "1h"),
+        ("unique_for", timedelta.max),
+        ("debounce_for", 1e300),
         ("unique_for", timedelta(seconds=-1)),
         ("unique_id", 5),
         ("unique_id", []),

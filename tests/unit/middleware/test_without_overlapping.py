@@ -320,6 +320,8 @@ def test_a_long_key_fits_into_every_store(app: Celery) -> None:
     [
         ({"release_after": -1}, "release_after must be seconds or a timedelta, not negative; it is -1"),
         ({"release_after": "soon"}, "release_after must be seconds"),
+        ({"expire_after": timedelta.max}, "expire_after must be seconds"),
+        ({"release_after": 10**400}, "release_after must be seconds"),
         ({"expire_after": 0}, "expire_after = 0 would hold no lock at all"),
         ({"expire_after": timedelta(seconds=-1)}, "expire_after must be seconds"),
         ({"prefix": None}, "prefix must be a string"),
