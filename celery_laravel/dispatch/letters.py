@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery_laravel.dispatch.stencil import Texts
 from celery_laravel.message.arguments import check_arguments
 from celery_laravel.message.header import NAME
+from celery_laravel.message.packs import MEMBERS_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NOT_ALIKE = ("eta", "group", "stamps")
 """Headers that tell of a message whose route, or place in a canvas, is its own."""
-
-_OWN_HEADER = frozenset({"v", "batch_id", "index", "deadline", "serializer"})
 
 
 class Letter(NamedTuple):
@@ -112,5 +111,5 @@ def _is_plain(letter: Letter) -> bool:
         and not any(body[2].values())
         and bool(headers.get("id"))
         and not any(headers.get(name) for name in NOT_ALIKE)
-        and _OWN_HEADER.issuperset(headers.get(NAME) or {"no": "header"})
+        and MEMBERS_HEADER.issuperset(headers.get(NAME) or {"no": "header"})
     )

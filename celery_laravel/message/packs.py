@@ -32,8 +32,8 @@ _PER_MESSAGE = frozenset({"headers", "correlation_id", "reply_to"}) | _REPRS
 _EXCLUDING = ("eta", "expires", "group", "stamps")
 """Headers by which a message is one that cannot travel in a pack."""
 
-_LAST_OPTIONS = frozenset({"v", "batch_id", "index", "deadline", "serializer"})
-"""What the library's own header may say of a member of a pack."""
+MEMBERS_HEADER = frozenset({"v", "batch_id", "index", "deadline", "serializer"})
+"""What the library's own header says of a batch's member that differs from others of its kind in its index alone."""
 
 
 class Kind:
@@ -114,7 +114,7 @@ def may_be_packed(body: Any, options: Mapping[str, Any]) -> bool:
         return False
     if any(headers.get(name) for name in _EXCLUDING) or any(body[2].get(name) for name in ("chain", "chord")):
         return False
-    return bool(_LAST_OPTIONS.issuperset(headers.get(NAME) or {"no": "header"}))
+    return bool(MEMBERS_HEADER.issuperset(headers.get(NAME) or {"no": "header"}))
 
 
 def address_of(options: Mapping[str, Any]) -> dict[str, Any]:

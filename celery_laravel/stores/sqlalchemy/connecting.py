@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.stores.drivers import has_something_to_read
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -100,7 +100,7 @@ def _refuse_stale(engine: Engine, dialect: Dialect, connection: Any) -> None:
     descriptor = dialect.descriptor(connection)
     if descriptor is None:
         return
-    if not _has_something_to_read(descriptor):
+    if not has_something_to_read(descriptor):
         return
     try:  # something waits to be read: the end, or a notice
         is_alive = engine.dialect.do_ping(connection)
@@ -108,14 +108,6 @@ def _refuse_stale(engine: Engine, dialect: Dialect, connection: Any) -> None:
         raise exc.InvalidatePoolError from error
     if not is_alive:
         raise exc.InvalidatePoolError
-
-
-def _has_something_to_read(descriptor: int) -> bool:
-    if not hasattr(select, "poll"):  # Windows, and where eventlet has taken it away
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()  # takes descriptors above 1,023 too
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _missing_folder(url: URL) -> Path | None:

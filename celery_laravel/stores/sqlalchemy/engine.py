@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from celery_laravel.errors import CeleryLaravelError, ConfigurationError, StoreUnavailableError
 from celery_laravel.settings import without_password
+from celery_laravel.stores.drivers import said_by
 from celery_laravel.stores.sqlalchemy import migrations
 from celery_laravel.stores.sqlalchemy.connecting import is_in_memory, open_engine, with_installed_driver
 from celery_laravel.stores.sqlalchemy.dialects import dialect_for
@@ -224,11 +225,11 @@ class Trials:
             return
         if self._database.dialect.lacks_tables(cause):
             raise ConfigurationError(
-                f"The store at {self._database.url} lacks tables, or has older ones: {_brief(cause)}. "
+                f"The store at {self._database.url} lacks tables, or has older ones: {said_by(cause)}. "
                 "Run: celery -A your_app laravel migrate"
             ) from error
         if isinstance(error, _UNAVAILABLE):
-            raise StoreUnavailableError(self._database.url, _brief(cause)) from error
+            raise StoreUnavailableError(self._database.url, said_by(cause)) from error
         if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError):
             raise cause from error  # a value that a column's type refuses, before the driver saw it
         raise error
@@ -273,9 +274,3 @@ class Trials:
 
 
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, exc.DisconnectionError)
-
-
-def _brief(error: BaseException) -> str:
-    """What the driver said, on one line, without the statement and without rows, which hold people's data."""
-    said = str(error.args[-1] if error.args else error)  # MySQL's drivers put a number before it
-    return " ".join(said.partition("\nDETAIL:")[0].partition("\nLINE ")[0].split()) or type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from celery_laravel.errors import ConfigurationError
+from celery_laravel.stores.drivers import has_something_to_read, said_by
 from celery_laravel.transport.database.errors import (
     BrokerContendedError,
     BrokerUnavailableError,
@@ -138,7 +138,7 @@ class ServerDialect(ABC):
         failing without anybody knowing whether it has been done.
         """
         descriptor = self.socket(connection)
-        return descriptor is None or _has_something_to_read(descriptor)
+        return descriptor is None or has_something_to_read(descriptor)
 
     def socket(self, connection: Connection) -> int | None:
         """As the contract says."""
@@ -176,7 +176,7 @@ class ServerDialect(ABC):
     def explain(self, error: DBAPIError) -> DatabaseBrokerError:
         """As the contract says, by the code of the error and, where it has none, by its kind."""
         original = error.orig or error
-        code, reason = self.code(original), _brief(original)
+        code, reason = self.code(original), said_by(original).rstrip(".?")
         said = f"The broker's database {self.shown}: {reason}. "
         if code in self.passing:
             return BrokerContendedError(said + "The change was undone for the sake of others, several times")
@@ -189,17 +189,3 @@ class ServerDialect(ABC):
         if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.ProgrammingError):
             return BrokerUnusableError(said + "Trying again will not help")
         return BrokerUnavailableError(said + "Is the server running, and is the broker URL right?")
-
-
-def _has_something_to_read(descriptor: int) -> bool:
-    if not hasattr(select, "poll"):  # Windows, and where gevent has put something of its own in its place
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()  # takes descriptors above 1,023 too
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _brief(error: BaseException) -> str:
-    """What the driver said, on one line, without the statement and without rows, which hold people's data."""
-    said = str(error.args[-1] if error.args else error)  # MySQL's drivers put a number before it
-    return " ".join(said.partition("\nDETAIL:")[0].partition("\nLINE ")[0].split()).rstrip(".?") or type(error).__name__
