@@ -14,6 +14,7 @@ from celery_laravel.operations.doctor.installation import check_workers
 from celery_laravel.operations.doctor.leases import check_leases
 from celery_laravel.operations.doctor.messages import Messages, count_messages, queues_of
 from celery_laravel.operations.doctor.store import check_failed_store, check_store
+from celery_laravel.operations.doctor.unique_locks import check_unique_locks
 from celery_laravel.operations.doctor.workers import WorkerReport, ask_workers
 from celery_laravel.settings import settings_of, without_password
 
@@ -81,6 +82,7 @@ def examine(
         check_delays(found)
     if with_store and found.broker_answers:  # without it nobody knows where messages are, and what workers do
         check_leases(found)
+        check_unique_locks(found)
         check_batches(found)
     found.findings.sort(key=lambda finding: finding.level is Level.NOTE)
     return found

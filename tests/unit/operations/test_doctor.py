@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from celery_laravel.operations.doctor.broker import check_queues, check_timeouts
 from celery_laravel.operations.doctor.delays import check_delays
 from celery_laravel.operations.doctor.installation import STEPS, check_workers
 from celery_laravel.operations.doctor.leases import check_leases
-from celery_laravel.operations.doctor.messages import Messages
+from celery_laravel.operations.doctor.messages import Messages, count_messages, queues_of
 from celery_laravel.operations.doctor.store import check_store, conditions_of
+from celery_laravel.operations.doctor.unique_locks import check_unique_locks
 from celery_laravel.operations.doctor.workers import WorkerReport
 from celery_laravel.stores.factory import store_of
 from celery_laravel.stores.records import (
@@ -274,6 +276,52 @@ def test_a_lease_whose_job_nobody_runs(found: Examination):
     finding = the_finding(found, "abandoned-lease")
     assert "'gone'" in finding.problem
     assert finding.level is Level.NOTE
+
+
+@pytest.fixture
+def later(app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Examination]:
+    """An examination of an app on the database broker, an hour after its unique jobs were dispatched."""
+    embedded(app, tmp_path)
+
+    @app.task(name="index", shared=False, unique=True, unique_id="number")
+    def index(number: int) -> None: ...
+
+    for number in range(5):
+        index.apply_async((number,), countdown=600 if number == 4 else None)
+    hour, now = 3600, clock.now
+    monkeypatch.setattr(clock, "now", lambda: now() + hour)
+    yield Examination(app)
+    store_of(app).close()
+
+
+def looked_at(found: Examination) -> list[Finding]:
+    found.findings.clear()
+    found.messages = count_messages(found.app, queues_of(found.app))
+    check_unique_locks(found)
+    return found.findings
+
+
+def test_unique_locks_whose_messages_were_purged(later: Examination):
+    assert looked_at(later) == []
+    with later.app.connection_for_write() as connection, connection.channel() as channel:
+        assert channel.basic_get("celery") is not None, "somebody has one, and does not acknowledge it"
+        assert looked_at(later) == []
+        channel.queue_purge("celery")
+        (finding,) = looked_at(later)
+    assert finding.level is Level.NOTE
+    assert finding.problem.startswith("Of 5 unique locks ")
+    assert "'unique:index:0'" in finding.problem
+    for lock in store_of(later.app).locks.all():
+        store_of(later.app).locks.release_all(lock.owner)
+    assert looked_at(later) == []
+
+
+def test_nothing_is_said_of_unique_locks_where_messages_may_be_elsewhere(later: Examination):
+    with later.app.connection_for_write() as connection, connection.channel() as channel:
+        channel.queue_purge("celery")
+    assert looked_at(later) != []
+    later.workers = [WorkerReport("plain", is_installed=False)]
+    assert looked_at(later) == []
 
 
 def test_members_that_the_database_broker_delays_are_not_taken_for_lost(app: Celery, tmp_path: Path):
