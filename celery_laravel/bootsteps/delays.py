@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.operations.delayed import job_ids_of, revoke_waiting
 from celery_laravel.settings import settings_of
+from celery_laravel.telling import Telling
 from celery_laravel.worker.delays import Mover
 
 if TYPE_CHECKING:

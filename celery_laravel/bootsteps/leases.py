@@ -11,9 +11,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt import leases
-from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.bootsteps.timed import TimedStep
 from celery_laravel.runtime import runtime_of
+from celery_laravel.telling import Telling
 from celery_laravel.worker.leases import gone, to_renew
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from celery_laravel.bootsteps.telling import Telling
 from celery_laravel.bootsteps.timed import TimedStep
+from celery_laravel.telling import Telling
 from celery_laravel.worker.pack_request import look_after_packs
 
 if TYPE_CHECKING:

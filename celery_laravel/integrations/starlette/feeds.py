@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from celery_laravel.bootsteps.telling import Telling
+from celery_laravel.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

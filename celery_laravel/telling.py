@@ -1,4 +1,4 @@
-"""How a step that asks the store again and again tells that it does not answer: once, and once when it does."""
+"""How what asks the store again and again tells that it does not answer: once, and once when it does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Telling:
-    """Keeps what goes wrong in a step from the worker's parent, and logs it.
+    """Keeps what goes wrong from whoever does something again and again, and logs it.
 
     ``subject`` and ``done`` make the sentence: "The leases of running jobs"
     "cannot be", "could not be" or "are" "renewed".
