@@ -67,22 +67,9 @@ def start(  # noqa: PLR0917  the parts of one start
         StoreUnavailableError: The start may or may not have been written down;
             if it has, copies wait until its lease is over, and it counts.
     """
-
-    def begin(lock: LockRequest | None) -> AttemptStart:
-        return store.attempts.begin(
-            job_id,
-            turn=header.turn,
-            attempts=attempts,
-            exceptions=header.exceptions,
-            owner=owner,
-            lease=leases.LEASE,
-            keep=KEEP_OPEN,
-            lock=lock,
-        )
-
-    answer = begin(lock)
+    answer = _write_down(store, job_id, owner, header, attempts, lock)
     if answer.status is StartStatus.LOCKED and may_run_unlocked(task.job_options):
-        answer = begin(None)
+        answer = _write_down(store, job_id, owner, header, attempts)
     refused = _refusal(answer, header, limits, lock)
     if refused is not None:
         return refused
@@ -119,16 +106,7 @@ def write_down_when_long(store: Store, running: RunningJob) -> None:
     """
 
     def begin() -> None:
-        header = running.header
-        answer = store.attempts.begin(
-            running.id,
-            turn=header.turn,
-            attempts=header.attempts,
-            exceptions=header.exceptions,
-            owner=running.owner,
-            lease=leases.LEASE,
-            keep=KEEP_OPEN,
-        )
+        answer = _write_down(store, running.id, running.owner, running.header, running.header.attempts)
         running.is_durable = answer.status is StartStatus.STARTED
 
     leases.keep_attempt_alive(store, running.id, running.owner, begin=begin)
@@ -156,6 +134,21 @@ def was_kept_waiting(header: Header) -> bool:
 def started(header: Header) -> Header:
     """The header of a message whose wait is over."""
     return replace(header, waits=0) if header.waits else header
+
+
+def _write_down(  # noqa: PLR0917  the parts of one start
+    store: Store, job_id: str, owner: str, header: Header, attempts: int, lock: LockRequest | None = None
+) -> AttemptStart:
+    return store.attempts.begin(
+        job_id,
+        turn=header.turn,
+        attempts=attempts,
+        exceptions=header.exceptions,
+        owner=owner,
+        lease=leases.LEASE,
+        keep=KEEP_OPEN,
+        lock=lock,
+    )
 
 
 def _refusal(answer: AttemptStart, header: Header, limits: Limits, lock: LockRequest | None) -> NotStarted | None:
