@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time as real_time
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +24,8 @@ from celery_laravel.stores.memory import MemoryStore
 from celery_laravel.stores.records import FailedJob, MemberEnd, MemberState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
     from celery_laravel import Batch
@@ -238,19 +240,28 @@ def test_a_store_of_failed_jobs_alone_is_closed_with_the_apps_own(
     assert closed == ["memory://", "memory://failed"]
 
 
+def pause_with(
+    monkeypatch: pytest.MonkeyPatch,
+    sleep: Callable[[float], Any],
+    monotonic: Callable[[], float] = time.monotonic,
+) -> None:
+    """Let the module under test pause in this way, and by this clock; other threads keep theirs."""
+    monkeypatch.setattr(failed_jobs, "time", SimpleNamespace(sleep=sleep, monotonic=monotonic))
+
+
 def test_a_record_that_is_not_there_yet_is_waited_for(
     app: Celery, failed_job: FailedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker counts a batch's member as failed a moment before it keeps its record."""
     records = runtime_of(app).failed_jobs
     records.forget(failed_job.id)
-    monkeypatch.setattr(real_time, "sleep", lambda seconds: records.record(failed_job))
+    pause_with(monkeypatch, lambda seconds: records.record(failed_job))
     assert records_of(app, [failed_job.id]) == [failed_job]
 
 
 def test_a_record_that_was_forgotten_is_not_waited_for_long(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(real_time, "sleep", waited.append)
+    pause_with(monkeypatch, waited.append)
     assert not records_of(app, ["forgotten"])
     assert sum(waited) == pytest.approx(2)
 
@@ -259,17 +270,7 @@ def test_a_record_that_was_forgotten_is_not_waited_for_long(app: Celery, monkeyp
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made, in which a clock goes on and nothing else does."""
     slept: list[float] = []
-    here, sleep, monotonic = threading.get_ident(), real_time.sleep, real_time.monotonic
-
-    def is_elsewhere() -> bool:
-        """In the thread that renews leases, say."""
-        return threading.get_ident() != here
-
-    def pause(seconds: float) -> None:
-        (sleep if is_elsewhere() else slept.append)(seconds)
-
-    monkeypatch.setattr(real_time, "sleep", pause)
-    monkeypatch.setattr(real_time, "monotonic", lambda: monotonic() if is_elsewhere() else sum(slept))
+    pause_with(monkeypatch, slept.append, monotonic=lambda: sum(slept))
     return slept
 
 
@@ -290,7 +291,7 @@ def test_the_result_of_a_failure_that_is_a_moment_old_is_waited_for(
         if len(pauses) == 3:
             app.backend.store_result(job.id, ValueError(7), FAILURE)
 
-    monkeypatch.setattr(real_time, "sleep", store_in_the_meantime)
+    pause_with(monkeypatch, store_in_the_meantime)
     assert retry_failed_job(app, job)
     assert len(pauses) == 3
     assert app.AsyncResult(job.id).state == RETRY
