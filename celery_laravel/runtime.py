@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 DEFAULT_VISIBILITY = 3600
 """Seconds after which kombu's transports deliver an unacknowledged message again, unless the app says otherwise."""
 
-_MARGIN = 60
+_MARGIN = 600
+"""Seconds for which, beyond that, a broker may be away before it delivers a copy of a job that has ended."""
 
 
 class Runtime:

@@ -47,6 +47,7 @@ class RunningJob:
     may not wait; ``is_owed``: a part of its settling is with the broker, until the store is back.
     ``place`` is where it stands in a pack that is being run, if it does.
     ``is_retry_stored``: the state that it is put back has been stored, before its message went out.
+    ``is_followed``: it has succeeded, and Celery is about to send what follows it.
     ``is_settled``: what follows its outcome has been done. ``raised`` is the
     exception that left the job's code or a middleware; ``released_by`` is what a
     middleware that has put the job back says of it.
@@ -76,6 +77,7 @@ class RunningJob:
     is_orphan: bool = False
     is_owed: bool = False
     is_retry_stored: bool = False
+    is_followed: bool = False
     following: list[tuple[bool, Any]] = field(default_factory=list)
     place: PackPlace | None = None
     released_by: Any = None

@@ -58,6 +58,7 @@ def _settle_after_trace(sender: Any = None, state: str | None = None, retval: An
     request = sender.request_stack.top
     running: RunningJob | None = request.__dict__.get(RUNNING)
     if running is not None:
+        running.is_followed = False
         leases.let_go_of_attempt(running.id, running.owner)
     error: Any = retval if state == FAILURE else None
     if state is None:

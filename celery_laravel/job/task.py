@@ -14,11 +14,13 @@ from celery_laravel.dispatch.batch import Batch
 from celery_laravel.dispatch.by_name import check_sending_by_name
 from celery_laravel.dispatch.connections import OPTION, producers_of
 from celery_laravel.dispatch.dispatcher import dispatch, is_met, needs_dispatcher, refuse_what_is_not_there
-from celery_laravel.dispatch.expiring import deliver_expired_jobs
+from celery_laravel.dispatch.expiring import deliver_expired
+from celery_laravel.dispatch.following import wait_for_broker
 from celery_laravel.dispatch.replacing import hand_over
 from celery_laravel.job.own_tasks import add_own_tasks
 from celery_laravel.job.process import prepare_process
 from celery_laravel.job.settled import SettledJob
+from celery_laravel.message.amqp import send_by
 from celery_laravel.message.header import is_callback
 from celery_laravel.message.options import read_options
 from celery_laravel.message.resend import resend
@@ -84,7 +86,8 @@ class Job(SettledJob):
                 check_sending_by_name(app)
             _wrap_users_call(cls)
         prepare_process()
-        deliver_expired_jobs(app)
+        send_by(app, deliver_expired)
+        send_by(app, wait_for_broker)
         add_own_tasks(app, Job)
         if app.finalized:
             settings_of(app)  # here, because the signal that ends the finalizing swallows exceptions

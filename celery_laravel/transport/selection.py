@@ -37,12 +37,17 @@ def _connect(app: Celery, usual: type[Any], *args: Any, **kwargs: Any) -> Any:
         from celery_laravel.transport.redis.connection import Connection as SafeConnection
 
         usual = SafeConnection
+    _refuse_redis_without_its_client(args[0] if args else None)
+    return usual(*args, **kwargs)
+
+
+def _refuse_redis_without_its_client(url: Any) -> None:
+    """Say what is missing, where kombu would speak of an attribute of None, or of what it imports first."""
+    if not isinstance(url, str) or url.partition("://")[0] not in _REDIS:
+        return
     try:
-        return usual(*args, **kwargs)
-    except ModuleNotFoundError as error:  # kombu's names whichever module it has asked for first
-        url = args[0] if args and isinstance(args[0], str) else ""
-        if url.partition("://")[0] not in _REDIS:
-            raise
+        import redis  # noqa: F401
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"The broker {without_password(url)} needs the Redis client, which is not installed ({error}). "
             "Install it with: pip install 'celery-laravel[redis]'"

@@ -60,6 +60,7 @@ def conclude(  # noqa: PLR0917  the parts of one attempt
     if running.following:
         settlement.extend_chain(request, running)
     settlement.reopen_chain(request, running)
+    running.is_followed = True
     return outcome.value
 
 

@@ -86,8 +86,9 @@ class LockReleaseSuite:
         assert store.locks.release(["lock"], owner="a") == {"lock": payload}
 
     def test_a_payload_goes_with_the_hold(self, store: Store, advance: Advance) -> None:
-        acquire(store, ttl=advance.short)
+        acquire(store, ttl=DAY)
         acquire(store, "b", payload="lost")
+        store.locks.confirm("lock", owner="a", ttl=advance.short)
         advance(advance.short)
         acquire(store)
         assert store.locks.release(["lock"], owner="a") == {"lock": None}

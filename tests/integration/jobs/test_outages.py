@@ -91,3 +91,20 @@ def test_jobs_that_end_while_store_and_broker_are_away_keep_their_outcome(
         finished = batch.wait(timeout=40)
         assert (finished.total_jobs, finished.failed_jobs, finished.pending_jobs) == (2, 0, 0)
         assert [lab.attempts(key) for key in keys] == [[1], [1]]
+
+
+def test_a_step_that_ends_while_the_broker_is_away_has_its_chain_go_on(make_lab: MakeLab, own_redis: OwnServer) -> None:
+    lab = make_lab(broker=own_redis.url, task_publish_retry_policy={"max_retries": 0})
+    key = uuid()
+    steps = [lab.sig("tries3", "wait+return:x", key=key), lab.app.tasks["note"].si("next", key)]
+    with lab.worker() as worker:
+        lab.bus.chain(steps).catch(lab.app.tasks["note"].s("caught", key)).dispatch()
+        lab.wait_for(key, "runs")
+        stop(own_redis)
+        lab.go_on(key)
+        worker.wait_for_log("waits for the broker to send note", 60)
+        own_redis.start()
+        assert lab.wait_for(key, "notes", timeout=60) == [["'next'"]]
+        wait_until(lambda: not lab.bus.locks.all())
+    assert lab.attempts(key) == [1]
+    assert lab.bus.failed.count() == 0

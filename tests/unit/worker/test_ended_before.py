@@ -171,7 +171,7 @@ def test_one_of_which_nothing_is_stored_is_failed(app: Celery, asked: list[str])
 def test_the_success_of_an_older_job_of_the_same_id_is_not_its_own(app: Celery) -> None:
     app.conf.broker_transport_options = {"visibility_timeout": 100}
     job = Job(app)
-    job.store_success(age=200)
+    job.store_success(age=800)
     job.run()
     assert (job.ran, len(job.failed)) == ([], 1)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from amqp.exceptions import ConnectionForced, PreconditionFailed
 from celery.app.trace import build_tracer
 from celery.utils import uuid
+from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from celery_laravel import Bus, StoreUnavailableError, signals
+from celery_laravel.dispatch import following
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,3 +123,71 @@ def test_a_job_that_runs_eagerly_while_an_exception_is_handled_has_not_raised_it
     except TypeError:
         assert ends.app.tasks["job"].apply().get() == "x"
     assert (ends.said, ends.raised) == (["job_processed"], [])
+
+
+class Broker:
+    """What takes messages, or not; and the pauses that a job makes in which it does not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.errors: list[Exception] = []
+        self.taken: list[str] = []
+        self.pauses: list[float] = []
+        publish = Producer.publish
+
+        def publish_if_there(producer: Any, body: Any, **options: Any) -> Any:
+            if self.errors:
+                error = self.errors.pop(0)
+                raise OperationalError(str(error)) from error
+            self.taken.append(options["headers"]["task"])
+            return publish(producer, body, **options)
+
+        monkeypatch.setattr(Producer, "publish", publish_if_there)
+        times = SimpleNamespace(sleep=self.pauses.append, monotonic=lambda: sum(self.pauses))
+        monkeypatch.setattr(following, "time", times)
+
+
+@pytest.fixture
+def broker(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    app.conf.task_publish_retry_policy = {"max_retries": 0}  # or Celery tries by itself, as many times
+    return Broker(monkeypatch)
+
+
+def test_what_follows_waits_for_a_broker_that_is_away(ends: Ends, broker: Broker) -> None:
+    broker.errors = [ConnectionForced("no broker")] * 5
+    ends.run(ends.app.signature("after"), callbacks=[dict(ends.app.signature("after"))])
+    assert (ends.said, ends.raised, broker.taken) == (["job_processed"], [], ["after", "after"])
+    assert len(broker.pauses) == 5
+
+
+def test_a_broker_that_stays_away_is_not_waited_for_without_end(ends: Ends, broker: Broker) -> None:
+    broker.errors = [ConnectionForced("no broker")] * 5000
+    ends.run(ends.app.signature("after"))
+    assert (ends.said, broker.taken) == (["job_failed"], [])
+    assert following.PATIENCE < sum(broker.pauses) < following.PATIENCE + 5
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no such thing"), PreconditionFailed("declared in another way")], ids=repr
+)
+def test_what_no_waiting_mends_is_not_waited_for(ends: Ends, broker: Broker, error: Exception) -> None:
+    broker.errors = [error]
+    ends.run(ends.app.signature("after"))
+    assert (ends.said, broker.pauses) == (["job_failed"], [])
+
+
+def test_one_who_wants_no_retries_has_none(ends: Ends, broker: Broker) -> None:
+    ends.app.conf.task_publish_retry = False
+    broker.errors = [ConnectionForced("no broker")]
+    ends.run(ends.app.signature("after"))
+    assert (ends.said, broker.pauses) == (["job_failed"], [])
+
+
+def test_what_a_job_dispatches_itself_is_its_own_affair(
+    ends: Ends, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may want to know, and what comes of its code is not known yet."""
+
+    monkeypatch.setattr(ends.app.tasks["job"], "run", lambda: ends.app.tasks["after"].delay(1))
+    broker.errors = [ConnectionForced("no broker")]
+    ends.run()
+    assert (ends.said, broker.pauses, broker.taken) == ([], [], ["job"]), "it has another try"
