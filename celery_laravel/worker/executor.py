@@ -23,6 +23,7 @@ from celery_laravel.message.header import Header, read_header
 from celery_laravel.middleware.intervention import telling
 from celery_laravel.middleware.pipeline import send_through
 from celery_laravel.worker.defaults import timeout_of
+from celery_laravel.worker.exceeded import exceeded
 from celery_laravel.worker.starting import NotStarted, start, started, was_kept_waiting, write_down_when_long
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Executor:
             return self._report(task, running, running.verdict.failure, args, kwargs)
         if not self.may_still_start(running):
             running.is_refused = True
-            error = MaxAttemptsExceededError(_exceeded(task, running))
+            error = exceeded(task, running)
             running.outcome = Failed(error)
             return self._report(task, running, error, args, kwargs)
         try:
@@ -272,20 +273,6 @@ def _was_lost_too_often(header: Header, limits: Limits, counts: Counts, *, is_su
         return counts.attempt > MAX_STARTS
     is_counted_anyway = header.unique is not None or header.is_counted or header.callback is not None
     return limits.are_none and is_counted_anyway and counts.attempt - header.attempts > MAX_STARTS
-
-
-def _exceeded(task: Any, running: RunningJob) -> str:
-    if running.limits.deadline is not None:
-        until = clock.as_datetime(running.limits.deadline).isoformat(timespec="seconds")
-        return (
-            f"{task.name} was picked up again after its retry_until ({until}). "
-            "It may have been released or have timed out before."
-        )
-    return (
-        f"{task.name} has been attempted too many times: "
-        f"this would be attempt {running.counts.attempt} of {running.limits.tries}. "
-        "It may have been released, have timed out, or have killed its worker."
-    )
 
 
 def _timed_out(task: Any, timeout: float | None, cause: BaseException | None) -> JobTimedOutError:

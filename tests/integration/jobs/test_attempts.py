@@ -73,7 +73,7 @@ def test_retry_until(lab: Lab) -> None:
 
 def test_releases_use_up_attempts(lab: Lab) -> None:
     result, key = lab.send("tries3", "release")
-    with pytest.raises(MaxAttemptsExceededError, match="attempt 4 of 3"):
+    with pytest.raises(MaxAttemptsExceededError, match=r"attempt 4 of 3\. The attempt before put it back"):
         result.get(timeout=30)
     assert lab.attempts(key) == [1, 2, 3]
     assert len(lab.wait_for(key, "failed")) == 1

@@ -97,7 +97,9 @@ def test_a_job_that_kills_its_process_or_its_worker_is_failed_after_its_tries(br
             worker.kill()
             worker.restart()
         for result, key in ((died, died_key), (killed, killed_key)):
-            with pytest.raises(MaxAttemptsExceededError, match="attempt 4 of 3"):
+            with pytest.raises(
+                MaxAttemptsExceededError, match=r"attempt 4 of 3\. The 3 attempts before lost their process"
+            ):
                 result.get(timeout=60)
             assert len(lab.wait_for(key, "failed")) == 1
             assert lab.attempts(key) == [1, 2, 3]
