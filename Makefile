@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # More for the tool in question, as in: make test ARGS="-k batch -x"
 ARGS ?=
 MATRIX ?= oldest 5.5 5.6 5.7
-TOGETHER ?= 3
+TOGETHER ?= 4
 SECONDS ?= 60
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
