@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from celery.worker.state import revoked as revoked_jobs
 from celery.worker.state import task_ready
 
 from celery_laravel.attempt.ownership import write_owner
-from celery_laravel.message.header import NAME
+from celery_laravel.errors import InvalidMessageError
+from celery_laravel.message.header import NAME, read_header
 from celery_laravel.message.parked import is_marked_as_revoked
 from celery_laravel.worker import leases
 from celery_laravel.worker.conclusion import drop
 from celery_laravel.worker.endings import Ending, told
 from celery_laravel.worker.redelivery import tell_redelivery
 from celery_laravel.worker.results import stored_success
+from celery_laravel.worker.starting import was_kept_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT_IS_FAILURE = VERSION[:2] >= (5, 7)
 """Whether Celery's `on_timeout` does all that follows from a failure, as its `on_failure` does in every version."""
 _EXITS = (SystemExit, KeyboardInterrupt)
+_ON_TIME = timedelta(seconds=1)
+"""How much sooner than its time a message that waits may be looked at."""
 
 
 class JobRequest(Request):
@@ -73,6 +78,23 @@ class JobRequest(Request):
         """Have Celery take the job for one that this worker was told to revoke, and not for one that has expired."""
         revoked_jobs.add(self.id)
         self._expires = self._request_dict["expires"] = None
+
+    def revoked(self) -> bool:
+        """Whether the job is not to run, as it was revoked or has expired; then that has been seen to.
+
+        Celery looks at it when a message arrives, whatever its ``eta``. One that
+        was put back as a copy, to wait while its job runs elsewhere, would be
+        put back at once, again and again.
+        """
+        return not self._waits_in_place() and bool(super().revoked())
+
+    def _waits_in_place(self) -> bool:
+        if self._eta is None or not self.attempt or datetime.now(timezone.utc) + _ON_TIME >= self._eta:
+            return False
+        try:
+            return was_kept_waiting(read_header(self.request_dict))
+        except InvalidMessageError:
+            return False
 
     def acknowledge(self) -> None:
         """Acknowledge the message, once what it is about has been settled."""

@@ -35,6 +35,10 @@ def nothing_active(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     state.reset_state()
 
 
+def seconds_from_now(seconds: float) -> str:
+    return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()
+
+
 class Copy:
     """A job that is a batch's member and holds a unique lock, and the message of it that comes again too late."""
 
@@ -42,17 +46,21 @@ class Copy:
         @app.task(name="job", tries=1, unique=True)
         def job() -> None: ...
 
-        self.app, self.id, self.answers = app, uuid(), []
+        self.app, self.id, self.answers, self.task = app, uuid(), [], job
         self.batch = Bus(app).batch([job.si().set(task_id=self.id)]).allow_failures().dispatch()
         (message,) = self.taken()
+        self.request = self.received(message, redelivered=redelivered)
+
+    def received(self, message: Any, *, redelivered: bool = True, **headers: Any) -> JobRequest:
+        """What a worker makes of a message, whose job should have begun a second ago."""
         info = {**message.delivery_info, "redelivered": redelivered}
         names = ("body", "content_type", "content_encoding", "payload", "properties")
         parts = {name: getattr(message, name) for name in names}
-        too_late = (datetime.now(timezone.utc) - timedelta(seconds=1)).isoformat()
-        self.request = JobRequest(
-            SimpleNamespace(headers={**message.headers, "expires": too_late}, delivery_info=info, **parts),
-            app=app,
-            task=job,
+        headers = {**message.headers, "expires": seconds_from_now(-1), **headers}
+        return JobRequest(
+            SimpleNamespace(headers=headers, delivery_info=info, **parts),
+            app=self.app,
+            task=self.task,
             on_ack=lambda *_: self.answers.append("acknowledged"),
             on_reject=lambda _log, _errors, requeue: self.answers.append("requeued" if requeue else "rejected"),
         )
@@ -97,6 +105,29 @@ def test_a_copy_of_a_job_that_runs_waits(app: Celery, *, is_revoked: bool) -> No
     assert (header.turn, header.waits, header.index) == (0, 1, 0)
     assert waiting.headers["expires"] is not None
     assert copy.begin() is StartStatus.STARTED, "that it runs is as before, its owner being the same"
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+def test_a_copy_that_was_put_back_is_looked_at_when_its_time_has_come(app: Celery, *, is_revoked: bool) -> None:
+    """Celery looks when it arrives, too, and it would go round and round."""
+    copy = Copy(app)
+    copy.begin()
+    assert copy.request.revoked()
+    (waiting,) = copy.taken()
+    assert not copy.received(waiting, eta=seconds_from_now(5)).revoked()
+    assert copy.taken() == []
+    if is_revoked:
+        state.revoked.add(copy.id)
+    assert copy.received(waiting, eta=seconds_from_now(0)).revoked()
+    (waiting,) = copy.taken()
+    assert (read_header(waiting.headers).waits, copy.seen) == (2, UNCHANGED)
+
+
+def test_a_delayed_job_that_has_expired_when_it_arrives_is_settled_at_once(app: Celery) -> None:
+    copy = Copy(app, redelivered=False)
+    message = copy.request._message
+    assert copy.received(message, redelivered=False, eta=seconds_from_now(5)).revoked()
+    assert copy.seen == FAILED
 
 
 def test_a_copy_of_a_job_whose_worker_has_died_is_settled(app: Celery) -> None:
