@@ -29,8 +29,8 @@ def wait_for_broker(send: Any, producer: Any, name: str, message: Any, *args: An
     Celery sends the next step of a chain once the job's code has returned, and
     tries for a second or, on Redis, for some: a job that succeeded would fail
     because its broker was restarted. The process that ran it goes on trying
-    instead, for `PATIENCE`. Its message is not acknowledged meanwhile: should
-    the process be killed, it comes again. A send whose answer was lost is
+    instead, for `PATIENCE`. A message that is acknowledged late comes again,
+    should the process be killed meanwhile. A send whose answer was lost is
     repeated, with the same id. Where ``task_publish_retry`` is off, or the
     dispatch says ``retry=False``, there is no waiting.
     """
