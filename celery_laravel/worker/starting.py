@@ -85,15 +85,7 @@ def find_other_start(store: Store, job_id: str, header: Header) -> NotStarted | 
     Raises:
         StoreUnavailableError: It cannot be told.
     """
-    answer = store.attempts.begin(
-        job_id,
-        turn=header.turn,
-        attempts=header.attempts,
-        exceptions=header.exceptions,
-        owner=new_owner(job_id),
-        lease=timedelta(0),
-        keep=KEEP_OPEN,
-    )
+    answer = _write_down(store, job_id, new_owner(job_id), header, header.attempts, lease=timedelta(0))
     is_copy = answer.status in {StartStatus.RUNNING, StartStatus.OVER}
     return _refusal(answer, header, Limits(), None) if is_copy else None
 
@@ -137,7 +129,14 @@ def started(header: Header) -> Header:
 
 
 def _write_down(  # noqa: PLR0917  the parts of one start
-    store: Store, job_id: str, owner: str, header: Header, attempts: int, lock: LockRequest | None = None
+    store: Store,
+    job_id: str,
+    owner: str,
+    header: Header,
+    attempts: int,
+    lock: LockRequest | None = None,
+    *,
+    lease: timedelta | None = None,
 ) -> AttemptStart:
     return store.attempts.begin(
         job_id,
@@ -145,7 +144,7 @@ def _write_down(  # noqa: PLR0917  the parts of one start
         attempts=attempts,
         exceptions=header.exceptions,
         owner=owner,
-        lease=leases.LEASE,
+        lease=leases.LEASE if lease is None else lease,
         keep=KEEP_OPEN,
         lock=lock,
     )
