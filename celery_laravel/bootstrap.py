@@ -11,11 +11,9 @@ from celery.app.registry import TaskRegistry
 from celery.utils.imports import symbol_by_name
 
 from celery_laravel.dispatch.by_name import check_sending_by_name, leave_sending_alone
-from celery_laravel.dispatch.expiring import deliver_expired
 from celery_laravel.dispatch.parking import park_long_delays
 from celery_laravel.errors import ConfigurationError
 from celery_laravel.job import Job
-from celery_laravel.message.amqp import send_by
 from celery_laravel.operations.chained_batches import add_batch_task
 from celery_laravel.operations.closures import add_closure_task
 from celery_laravel.operations.delayed import remember_revocations
@@ -84,7 +82,6 @@ def install(app: Celery) -> Celery:
     app.user_options["worker"] = _WorkerOptions(app.user_options["worker"])
     choose_connections(app)
     park_long_delays(app)
-    send_by(app, deliver_expired)
     remember_revocations(app)
     check_sending_by_name(app)
     app.on_after_finalize.connect(_add_jobs, dispatch_uid="celery_laravel.jobs")
