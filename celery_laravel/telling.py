@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from celery_laravel.errors import CeleryLaravelError
+from celery_laravel.errors import CeleryLaravelError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
+
+
+def log_failure(logger: logging.Logger, error: Exception, message: str, *args: object) -> None:
+    """Log what failed: with a traceback, but for an outage of the store, which meets many jobs, in one line."""
+    logger.error("%s: %s", message % args, error, exc_info=None if isinstance(error, StoreUnavailableError) else error)
 
 
 class Telling:

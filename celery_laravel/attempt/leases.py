@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.telling import log_failure
 from celery_laravel.threads import background
 
 if TYPE_CHECKING:
@@ -167,13 +168,8 @@ class LeaseKeeper:
             except Exception as error:
                 all_answered = False
                 if not is_failing:
-                    logger.error(  # noqa: TRY400  an outage has no traceback
-                        "The leases of %s running jobs could not be renewed in %s: %s",
-                        len({*owners, *attempts.values()}),
-                        store.url,
-                        error,
-                        exc_info=None if isinstance(error, StoreUnavailableError) else error,
-                    )
+                    what = "The leases of %s running jobs could not be renewed in %s"
+                    log_failure(logger, error, what, len({*owners, *attempts.values()}), store.url)
         if is_failing and all_answered:
             logger.warning("Leases are renewed again")
         return all_answered

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_laravel.attempt import leases
-from celery_laravel.errors import StoreUnavailableError
 from celery_laravel.message.unique_options import LATEST, UNTIL_PROCESSING
 from celery_laravel.stores.factory import store_at, store_of
 from celery_laravel.stores.records import LockRequest
+from celery_laravel.telling import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,11 +112,8 @@ def begin_processing(task: Any, running: RunningJob) -> None:
         return
     try:
         free(task, running, soon=True)
-    except StoreUnavailableError as error:
-        logger.error("The unique lock of job %s is kept until the job ends: %s", running.id, error)  # noqa: TRY400
-        return
-    except Exception:
-        logger.exception("The unique lock of job %s is kept until the job ends", running.id)
+    except Exception as error:
+        log_failure(logger, error, "The unique lock of job %s is kept until the job ends", running.id)
         return
     running.header = replace(running.header, unique=None, unique_for=None)
 

@@ -12,9 +12,10 @@ from celery.exceptions import Ignore
 from celery_laravel import events
 from celery_laravel.attempt import leases, unique
 from celery_laravel.attempt.outcome import Deleted, Failed, PassedOn, Succeeded
-from celery_laravel.errors import MaxAttemptsExceededError, StoreUnavailableError
+from celery_laravel.errors import MaxAttemptsExceededError
 from celery_laravel.message.exceptions import exception_to_data
 from celery_laravel.stores.records import AttemptEnd
+from celery_laravel.telling import log_failure
 from celery_laravel.worker import batch, debts, failed_jobs
 from celery_laravel.worker.debts import Debt, Debts, Payment
 from celery_laravel.worker.endings import Ending, tell
@@ -252,7 +253,5 @@ def _isolated(running: RunningJob, step: str) -> Iterator[None]:
     """Keep a step's exception from the steps after it and from the job's outcome; log it with the job's id."""
     try:
         yield
-    except StoreUnavailableError as error:  # a line each: an outage meets many jobs
-        logger.error("Job %s: %s failed; its outcome stands: %s", running.id, step, error)  # noqa: TRY400
-    except Exception:
-        logger.exception("Job %s: %s failed; its outcome stands", running.id, step)
+    except Exception as error:
+        log_failure(logger, error, "Job %s: %s failed; its outcome stands", running.id, step)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_laravel.errors import StoreUnavailableError
+from celery_laravel.telling import log_failure
 from celery_laravel.threads import background
 
 if TYPE_CHECKING:
@@ -66,12 +66,8 @@ class Tally:
                 self._count_waiting()
             except Exception as error:
                 if not is_failing:
-                    logger.error(  # noqa: TRY400  an outage has no traceback
-                        "Members of batch %s could not be counted; they will be tried again: %s",
-                        self._name,
-                        error,
-                        exc_info=None if isinstance(error, StoreUnavailableError) else error,
-                    )
+                    what = "Members of batch %s could not be counted; they will be tried again"
+                    log_failure(logger, error, what, self._name)
                 is_failing = True
             else:
                 is_failing = False
